@@ -123,9 +123,15 @@ pub enum Retry {
 }
 
 /// The error of the engine. See the [module documentation](self) for the policy.
+///
+/// It is one pointer wide, so that a `Result` costs nothing on the way on which all is well.
 #[derive(thiserror::Error)]
-#[error("{}", Line(self))]
-pub struct Error {
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+#[derive(thiserror::Error)]
+#[error("{message}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
+struct Inner {
     kind: ErrorKind,
     retry: Retry,
     operation: Option<Cow<'static, str>>,
@@ -140,7 +146,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with a message: lower case, no full stop, with the value that mattered.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Inner {
             kind,
             retry: Retry::Never,
             operation: None,
@@ -149,7 +155,7 @@ impl Error {
             context: Vec::new(),
             sqlstate: None,
             source: None,
-        }
+        }))
     }
 
     /// Short for [`ErrorKind::InvalidInput`].
@@ -193,14 +199,14 @@ impl Error {
     /// Says whether doing it again can help.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
+        self.0.retry = retry;
         self
     }
 
     /// Says what the user can do.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
@@ -208,73 +214,73 @@ impl Error {
     /// The innermost name wins.
     #[must_use]
     pub fn with_operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
-        self.operation.get_or_insert(operation.into());
+        self.0.operation.get_or_insert(operation.into());
         self
     }
 
     /// Adds a value for machines (`server`, `backup_id`, `volume`, `path`, …).
     #[must_use]
     pub fn with_context(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.context.push((key, value.into()));
+        self.0.context.push((key, value.into()));
         self
     }
 
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+        self.0.source = Some(source.into());
         self
     }
 
     /// Keeps the SQLSTATE of a PostgreSQL error.
     #[must_use]
     pub fn with_sqlstate(mut self, sqlstate: impl Into<String>) -> Self {
-        self.sqlstate = Some(sqlstate.into());
+        self.0.sqlstate = Some(sqlstate.into());
         self
     }
 
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// Whether doing it again can help.
     pub fn retry(&self) -> Retry {
-        self.retry
+        self.0.retry
     }
 
     /// The operation that was stopped, if it was named.
     pub fn operation(&self) -> Option<&str> {
-        self.operation.as_deref()
+        self.0.operation.as_deref()
     }
 
     /// The message without the hint.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// What the user can do, if that is known.
     pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.0.hint.as_deref()
     }
 
     /// The values for machines, in the order in which they were added.
     pub fn context(&self) -> &[(&'static str, String)] {
-        &self.context
+        &self.0.context
     }
 
     /// The SQLSTATE, if PostgreSQL gave one.
     pub fn sqlstate(&self) -> Option<&str> {
-        self.sqlstate.as_deref()
+        self.0.sqlstate.as_deref()
     }
 
     /// The error and its causes in one line, for the edges: `message: cause: cause (hint)`.
     pub fn chain(&self) -> String {
-        let mut line = self.message.clone();
+        let mut line = self.0.message.clone();
         let mut next = std::error::Error::source(self);
         while let Some(source) = next {
             let text = match source.downcast_ref::<Self>() {
-                Some(inner) => inner.message.clone(),
+                Some(inner) => inner.0.message.clone(),
                 None => source.to_string(),
             };
             // Several libraries repeat their source in their own text.
@@ -285,7 +291,7 @@ impl Error {
             next = source.source();
         }
         let line = line.replace('\n', " ");
-        match self.hint.as_deref().or_else(|| self.inner_hint()) {
+        match self.0.hint.as_deref().or_else(|| self.inner_hint()) {
             Some(hint) => format!("{line} ({hint})"),
             None => line,
         }
@@ -304,30 +310,24 @@ impl Error {
     }
 }
 
-/// One line: message and hint.
-struct Line<'a>(&'a Error);
-
-impl fmt::Display for Line<'_> {
+impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
-        match &self.0.hint {
-            Some(hint) => write!(f, " ({hint})"),
-            None => Ok(()),
-        }
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 
-impl fmt::Debug for Error {
+impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
             .field("kind", &self.kind)
             .field("retry", &self.retry)
             .field("operation", &self.operation)
             .field("message", &self.message)
+            .field("hint", &self.hint)
             .field("context", &self.context)
             .field("sqlstate", &self.sqlstate)
             .field("source", &self.source)
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 

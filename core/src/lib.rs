@@ -1,6 +1,8 @@
 //! barman_snap: snapshot backups for PostgreSQL.
 pub mod catalog;
+pub mod check;
 pub mod clock;
+pub mod engine;
 pub mod error;
 pub mod host;
 pub mod id;
@@ -16,4 +18,5 @@ pub mod conformance;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use engine::{Engine, EngineBuilder};
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -1,1 +1,15 @@
-//! host
+//! What the engine has to know of the host it runs on: mounts, the real paths of a cluster, and which of them lie on
+//! which volume.
+//!
+//! Nothing here changes anything. Parsing and deciding ([`MountTable::parse`], [`coverage`]) is pure; looking
+//! ([`MountTable::current`], [`PgPaths::resolve`], [`survey()`]) is kept apart from it.
+
+pub mod coverage;
+pub mod mounts;
+pub mod paths;
+pub mod survey;
+
+pub use coverage::{Coverage, Placed, check_nested, cover};
+pub use mounts::{Mount, MountTable};
+pub use paths::{PgPath, PgPaths, PgRole};
+pub use survey::{Survey, survey};

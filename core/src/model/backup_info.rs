@@ -1,9 +1,26 @@
-//! `backup.info`, Barman's metadata file.
+//! `backup.info`, Barman's metadata file: one `key=value` per line, structured values as Python literals.
+//!
+//! * Reading is lenient: missing fields, old forms and unknown keys do not make a backup unreadable. Unknown keys are
+//!   reported, because they stop every stock reader of the whole server.
+//! * Writing is exact: the fields of Barman 3.19.1 and no other, alphabetically, to the byte as Barman writes them. What
+//!   a reader would not get back is refused before anything is written.
+//! * What this engine has to say beside these fields lies in `copy_stats` under the key
+//!   [`EngineRecord::KEY`], which stock tools keep and do not look at.
+//!
+//! The specification is `docs/format/backup_info.md`.
 
-use chrono::{DateTime, FixedOffset};
+mod read;
+mod write;
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, FixedOffset, Local, TimeZone};
 
 use super::literal::Literal;
+use super::snapshots::{CloudSnapshots, EngineRecord};
 use super::wal::{Lsn, SegmentSize, Timeline};
+use crate::error::{Error, Result};
 
 /// What a backup has come to (the statuses of Barman).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -22,6 +39,44 @@ pub enum BackupStatus {
     Failed,
     /// Being copied by a passive node.
     Syncing,
+}
+
+impl BackupStatus {
+    /// Every status.
+    pub const ALL: [Self; 6] =
+        [Self::Empty, Self::Started, Self::WaitingForWals, Self::Done, Self::Failed, Self::Syncing];
+
+    /// The word in the file, in upper case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "EMPTY",
+            Self::Started => "STARTED",
+            Self::WaitingForWals => "WAITING_FOR_WALS",
+            Self::Done => "DONE",
+            Self::Failed => "FAILED",
+            Self::Syncing => "SYNCING",
+        }
+    }
+
+    /// True if all data was copied: Barman's "finished" backups, done or waiting for WAL.
+    pub const fn is_copied(self) -> bool {
+        matches!(self, Self::WaitingForWals | Self::Done)
+    }
+}
+
+impl fmt::Display for BackupStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for BackupStatus {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        found.ok_or_else(|| Error::corrupt(format!("not the status of a backup: {text:?}")))
+    }
 }
 
 /// A tablespace as it lay at the time of the backup.
@@ -74,4 +129,127 @@ pub struct BackupInfo {
     pub timeline: Option<Timeline>,
     pub version: Option<u32>,
     pub xlog_segment_size: Option<SegmentSize>,
+}
+
+/// What [`BackupInfo::parse`] found in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParsedBackupInfo {
+    /// The fields.
+    pub info: BackupInfo,
+    /// The id that the file itself names, which no current Barman writes. It overrides that of the place of the file.
+    pub backup_id: Option<String>,
+    /// What a person should know: one line each, ready to be shown.
+    pub warnings: Vec<String>,
+}
+
+impl BackupInfo {
+    /// Reads a file; times without a zone are local times of this host, as stock reads them.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), with the number of the line.
+    pub fn parse(text: &str) -> Result<ParsedBackupInfo> {
+        Self::parse_in(text, &Local)
+    }
+
+    /// Reads a file; times without a zone are local times of `zone`.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_in<Z: TimeZone>(text: &str, zone: &Z) -> Result<ParsedBackupInfo> {
+        read::read(text, zone)
+    }
+
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and for bytes that are not UTF-8.
+    pub fn parse_bytes(bytes: &[u8]) -> Result<ParsedBackupInfo> {
+        let text = std::str::from_utf8(bytes).map_err(|cause| {
+            Error::corrupt(format!("backup.info is not UTF-8 from byte {} on", cause.valid_up_to())).with_source(cause)
+        })?;
+        Self::parse(text)
+    }
+
+    /// The file.
+    ///
+    /// The field `error` is bent into one line; every other text has to fit as it is.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a value that a reader would not get back; it names the field.
+    pub fn to_text(&self) -> Result<String> {
+        write::write(self)
+    }
+
+    /// Checks a text before it is needed: whether the raw field `field` (a name, a path) can hold it.
+    ///
+    /// # Errors
+    /// As [`to_text`](Self::to_text) would fail.
+    pub fn check_text(field: &'static str, text: &str) -> Result<()> {
+        write::check_raw(field, text)
+    }
+
+    /// The `tablespaces` field as the literal that is written.
+    pub(super) fn tablespaces_literal(&self) -> Option<Literal> {
+        write::tablespaces(self)
+    }
+
+    /// The snapshots of a cloud, if this is a snapshot backup that stock Barman can handle.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) where stock holds the backup for unreadable: `provider` or `snapshots` is
+    /// missing or unknown.
+    pub fn snapshots(&self) -> Result<Option<CloudSnapshots>> {
+        self.snapshots_info.as_ref().map(CloudSnapshots::from_literal).transpose()
+    }
+
+    /// What this engine keeps about the backup; nothing if another tool made it.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if a later version wrote it,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it cannot be understood.
+    pub fn engine_record(&self) -> Result<Option<EngineRecord>> {
+        let record = self.copy_stats.as_ref().and_then(|stats| stats.get(EngineRecord::KEY));
+        record.map(EngineRecord::from_literal).transpose()
+    }
+
+    /// Puts the record of this engine into `copy_stats`; everything else in there stays.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path that is not UTF-8.
+    pub fn set_engine_record(&mut self, record: &EngineRecord) -> Result<()> {
+        let literal = record.to_literal()?;
+        self.copy_stats_mut().insert(EngineRecord::KEY, literal)
+    }
+
+    /// Seconds that the copy or the cut took.
+    pub fn copy_time(&self) -> Option<f64> {
+        self.copy_stats.as_ref()?.get("copy_time")?.as_float()
+    }
+
+    /// Seconds that the whole backup took.
+    pub fn total_time(&self) -> Option<f64> {
+        self.copy_stats.as_ref()?.get("total_time")?.as_float()
+    }
+
+    /// Sets `copy_time` and `total_time`, in seconds.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a number that is not finite.
+    pub fn set_copy_times(&mut self, copy: f64, total: f64) -> Result<()> {
+        for number in [copy, total] {
+            Literal::Float(number).check_storable()?;
+        }
+        let stats = self.copy_stats_mut();
+        stats.insert("copy_time", copy)?;
+        stats.insert("total_time", total)
+    }
+
+    /// `copy_stats`, made a dict if it is none.
+    fn copy_stats_mut(&mut self) -> &mut Literal {
+        let stats = self.copy_stats.get_or_insert(Literal::None);
+        if stats.as_dict().is_none() {
+            *stats = Literal::Dict(Vec::new());
+        }
+        stats
+    }
 }

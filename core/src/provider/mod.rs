@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::id::{BackupId, Token};
+use crate::model::{Literal, SnapshotRecord};
 
 /// The machine whose volumes are to be snapshotted, as its provider names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,13 +84,15 @@ pub struct VolumeSnapshot {
 pub struct CreateRequest {
     /// The token of the session. Goes into the create call itself, as a tag, a label or a part of the name.
     pub token: Token,
-    /// The server whose backup this is.
-    pub server: String,
+    /// Whose backup this is: the server and the identity of its catalog, `<server>.<16 hex digits>`. Goes into the create
+    /// call, too; [`list`](SnapshotProvider::list) finds by it. The name of the server alone would not do: two catalogs may
+    /// both have a server `main`.
+    pub mark: String,
     /// The backup.
     pub backup_id: BackupId,
     /// The instance that has the volumes.
     pub instance: Instance,
-    /// The volumes. More than one only if [`Capabilities::group`] is true, and then the cut is one instant for all.
+    /// The volumes. More than one only if [`SnapshotProvider::can_group`] says so, and then the cut is one instant for all.
     pub volumes: Vec<VolumeSnapshot>,
     /// Tags of the user.
     pub tags: BTreeMap<String, String>,
@@ -147,8 +150,6 @@ pub struct SnapshotStatus {
 /// What a provider can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Capabilities {
-    /// `create` with several volumes cuts all of them at one instant.
-    pub group: bool,
     /// Snapshots are point-in-time by themselves (crash consistent). False for reflink trees and copies, which take some
     /// time and are made consistent by backup mode alone.
     pub atomic: bool,
@@ -187,7 +188,7 @@ pub struct RestoredVolume {
 /// # Contract
 /// * Calls may run concurrently, for one and for different volumes.
 /// * `create` returns as soon as the provider has accepted the request; it does not wait for `Cut`.
-/// * Names and tags were checked by [`check_request`](Self::check_request) before the backup started; what fails there
+/// * Names and tags were checked by [`check_requests`](Self::check_requests) before the backup started; what fails there
 ///   must not fail later.
 ///
 /// # Cancellation
@@ -221,9 +222,16 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// allow it, else shortened with a stable hash. Pure.
     fn snapshot_name(&self, volume: &Volume, backup_id: &BackupId) -> String;
 
+    /// Barman's `snapshots_info` for these snapshots, as the stock tools write and read it; `None` where they know no such
+    /// provider (then only our own record in `copy_stats` names the snapshots). Pure.
+    fn snapshots_info(&self, instance: &Instance, snapshots: &[SnapshotRecord]) -> Option<Literal>;
+
+    /// Whether one `create` call can cut all these volumes at one instant.
+    fn can_group(&self, volumes: &[Volume]) -> bool;
+
     /// Checks all that can be checked before the backup starts: names, tags, free space, permissions, nested volumes.
-    /// Changes nothing.
-    async fn check_request(&self, request: &CreateRequest) -> Result<()>;
+    /// Gets all requests that the session will make, as some limits count for all of them together. Changes nothing.
+    async fn check_requests(&self, requests: &[CreateRequest]) -> Result<()>;
 
     /// Starts the snapshots of `request`; one ticket per volume, in the same order.
     async fn create(&self, request: &CreateRequest) -> Result<Vec<Ticket>>;
@@ -236,9 +244,9 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// session planned; a local provider looks only there.
     async fn find(&self, token: &Token, volumes: &[Volume]) -> Result<Vec<Ticket>>;
 
-    /// Every snapshot that this engine made for `server` and that still exists, whatever its token. `volumes` as in
+    /// Every snapshot that carries this [mark](CreateRequest::mark) and still exists, whatever its token. `volumes` as in
     /// `find`.
-    async fn list(&self, server: &str, volumes: &[Volume]) -> Result<Vec<Ticket>>;
+    async fn list(&self, mark: &str, volumes: &[Volume]) -> Result<Vec<Ticket>>;
 
     /// Deletes a snapshot. Gone already is success. Refuses what does not carry the ticket's token.
     async fn delete(&self, ticket: &Ticket) -> Result<()>;

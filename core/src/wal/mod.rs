@@ -1,1 +1,22 @@
-//! wal
+//! The WAL archive in the catalog: one object for each file that PostgreSQL archives.
+//!
+//! The story: [`archive`] stores a file that PostgreSQL hands out (`archive_command`), [`restore`] brings one back
+//! (`restore_command`), [`check`] says which segments of a backup are missing and supplies them from `pg_wal`. [`codec`] is
+//! the compression, [`header`] what the first page of a segment tells of it.
+//!
+//! The invariants:
+//! * An object, once stored, is never replaced. The same content again is success, other content is
+//!   [`Conflict`](crate::ErrorKind::Conflict): two clusters must not share the name of a server.
+//! * What is not a whole segment of the right cluster is refused, on the way in and on the way out.
+//! * A partial segment is never given out for a whole one, unless that was asked for.
+
+pub mod archive;
+pub mod check;
+pub mod codec;
+pub mod header;
+pub mod restore;
+
+pub use archive::{Archived, WalArchive};
+pub use check::Supplied;
+pub use codec::Level;
+pub use restore::Fetched;

@@ -1,1 +1,295 @@
-//! The local provider.
+//! Snapshots on the machine itself: btrfs, ZFS, reflink trees, plain copies.
+//!
+//! One provider with four [methods](Method), chosen for each volume. A volume is a btrfs subvolume, a ZFS dataset or a
+//! directory. Snapshots lie on the same file system in a directory [`SNAPSHOT_DIRECTORY`] (or where
+//! [`LocalOptions::snapshot_directory`] says), each with a record beside it that is written before anything else.
+//!
+//! What the states mean here: btrfs and ZFS snapshots are `Ready` when `create` returns. Trees are `Creating` until all
+//! is on disk, then `Ready`; there is no `Cut` before, because a tree has no point in time but the one that backup mode
+//! gives it. `Ready` means what a snapshot on the same machine can mean: it outlives the directory, subvolume or cluster
+//! it was made of, not the disk.
+//!
+//! It needs no privilege beyond those of the owner of the data, wherever the kernel allows that.
+
+mod btrfs;
+mod btrfs_ioctl;
+mod check;
+mod copy;
+mod discovery;
+mod job;
+mod method;
+mod place;
+mod remove;
+mod restore;
+mod sidecar;
+mod slot;
+mod space;
+mod tree;
+mod zfs;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+
+use self::copy::Counters;
+pub use self::method::Method;
+pub use self::place::SNAPSHOT_DIRECTORY;
+use self::slot::Slots;
+use self::zfs::Zfs;
+use super::{
+    Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotState,
+    SnapshotStatus, Ticket, Volume, VolumeSelection,
+};
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::id::{BackupId, Token};
+use crate::model::{Literal, SnapshotRecord};
+
+/// How the local provider works.
+#[derive(Clone, Debug)]
+pub struct LocalOptions {
+    /// How snapshots are taken.
+    pub method: Method,
+    /// Where snapshots lie: a directory that exists; [`SNAPSHOT_DIRECTORY`] is made in it unless it is one. `None` finds a
+    /// place on the file system of each volume. Not used by ZFS.
+    pub snapshot_directory: Option<PathBuf>,
+    /// Threads that walk and copy a tree.
+    pub jobs: usize,
+    /// The `zfs` command.
+    pub zfs_command: PathBuf,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            method: Method::Auto,
+            snapshot_directory: None,
+            jobs: processors.clamp(2, 8),
+            zfs_command: PathBuf::from("zfs"),
+        }
+    }
+}
+
+/// The provider for volumes of this machine. Clones share the copies that are being made.
+#[derive(Clone, Debug)]
+pub struct LocalProvider {
+    options: Arc<LocalOptions>,
+    slots: Slots,
+}
+
+impl LocalProvider {
+    /// A provider with these options.
+    pub fn new(options: LocalOptions) -> Self {
+        let options = Arc::new(options);
+        Self { slots: Slots::new(Arc::clone(&options)), options }
+    }
+
+    fn zfs(&self) -> Zfs {
+        Zfs::new(&self.options.zfs_command)
+    }
+
+    /// Does blocking work on a thread for it. The work goes on to its end when the future is dropped.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this)).await.map_err(|error| {
+            Error::internal("a thread of the local provider stopped").with_source(error).with_retry(Retry::Unknown)
+        })?
+    }
+
+    fn create_now(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
+        check::group(request)?;
+        if request.volumes.iter().all(|snapshot| is_zfs(&snapshot.volume.method)) {
+            let volumes: Vec<Volume> = request.volumes.iter().map(|snapshot| snapshot.volume.clone()).collect();
+            if let Some(existing) = self.zfs().list(&volumes, |token, _| *token == request.token)?.first() {
+                return Err(exists_already(existing));
+            }
+            self.zfs().create(request)?;
+            let ticket = |snapshot: &super::VolumeSnapshot| {
+                let dataset = zfs::dataset(&snapshot.volume)?;
+                Ok(zfs::ticket(&snapshot.volume, dataset, &snapshot.name, request.token.clone()))
+            };
+            return request.volumes.iter().map(ticket).collect();
+        }
+        request.volumes.iter().map(|snapshot| self.slots.create(request, snapshot)).collect()
+    }
+
+    fn look(&self, volumes: &[Volume], wanted: impl Fn(&Token, &str) -> bool) -> Result<Vec<Ticket>> {
+        let (on_zfs, others): (Vec<Volume>, Vec<Volume>) =
+            volumes.iter().cloned().partition(|volume| is_zfs(&volume.method));
+        let mut tickets = Slots::scan(&others, &wanted)?;
+        tickets.extend(self.zfs().list(&on_zfs, &wanted)?);
+        Ok(tickets)
+    }
+
+    fn zfs_status(&self, ticket: &Ticket) -> Result<SnapshotStatus> {
+        match self.zfs().token_of(&ticket.snapshot)? {
+            Some(token) if token == ticket.token.as_str() => {
+                Ok(SnapshotStatus { state: SnapshotState::Ready, percent: Some(100), bytes_copied: Some(0) })
+            }
+            _ => Err(Error::not_found(format!("no such snapshot: {}", ticket.snapshot))),
+        }
+    }
+
+    fn create_volume_now(&self, request: &CreateVolumeRequest, counters: &Counters) -> Result<RestoredVolume> {
+        let destination = request
+            .destination
+            .as_deref()
+            .ok_or_else(|| Error::invalid("the local provider needs a destination directory"))?;
+        let fill = |tree: &Path, root_mode: Option<u32>| {
+            restore::create(&restore::Wanted {
+                token: &request.token,
+                tree: tree.to_owned(),
+                subtree: &request.subtree,
+                destination,
+                root_mode,
+                options: tree::CloneOptions {
+                    share: true,
+                    jobs: self.options.jobs,
+                    exclude_content: request.exclude_content.clone(),
+                },
+                counters,
+            })
+        };
+        if is_zfs(&request.ticket.method) {
+            self.zfs_status(&request.ticket)?;
+            return self.zfs().with_content(&request.ticket, &request.token, destination, |tree| fill(tree, None));
+        }
+        let (tree, root_mode) = self.slots.content(&request.ticket)?;
+        fill(&tree, root_mode)
+    }
+}
+
+impl Default for LocalProvider {
+    fn default() -> Self {
+        Self::new(LocalOptions::default())
+    }
+}
+
+fn is_zfs(method: &str) -> bool {
+    method == Method::Zfs.as_str()
+}
+
+fn exists_already(ticket: &Ticket) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("this session has a snapshot of {} already: {}", ticket.volume, ticket.snapshot),
+    )
+}
+
+fn not_ours(snapshot: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the snapshot {snapshot} does not carry the token of its session"))
+        .with_hint("it was not made by this backup; it is left alone")
+}
+
+/// Tells a copy to stop when the future that waits for it is dropped. After its end that means nothing.
+struct StopWhenDropped(Arc<Counters>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl SnapshotProvider for LocalProvider {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    /// `atomic` can be promised for all volumes only if the method is given.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { atomic: matches!(self.options.method, Method::Zfs | Method::Btrfs), directory_restore: true }
+    }
+
+    async fn instance(&self, name: Option<&str>) -> Result<Instance> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        match name {
+            Some(name) if name != host && name != "localhost" => {
+                Err(Error::not_found(format!("the local provider knows this host ({host}) only, not {name}"))
+                    .with_hint("leave out --snapshot-instance, or choose the provider of your cloud"))
+            }
+            _ => Ok(Instance { name: host, attributes: Default::default() }),
+        }
+    }
+
+    async fn volumes(&self, _instance: &Instance, selection: &VolumeSelection) -> Result<Vec<Volume>> {
+        let selection = selection.clone();
+        self.blocking(move |this| discovery::volumes(&this.options, &selection)).await
+    }
+
+    fn snapshot_name(&self, volume: &Volume, backup_id: &BackupId) -> String {
+        place::snapshot_name(&volume.id, backup_id)
+    }
+
+    fn snapshots_info(&self, _instance: &Instance, _snapshots: &[SnapshotRecord]) -> Option<Literal> {
+        // Stock readers know no such provider; see docs/adr/0004.
+        None
+    }
+
+    fn can_group(&self, volumes: &[Volume]) -> bool {
+        check::is_one_pool(volumes)
+    }
+
+    async fn check_requests(&self, requests: &[CreateRequest]) -> Result<()> {
+        let requests = requests.to_vec();
+        self.blocking(move |this| check::requests(&this.options, &requests)).await
+    }
+
+    async fn create(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
+        let request = request.clone();
+        self.blocking(move |this| this.create_now(&request)).await
+    }
+
+    async fn status(&self, ticket: &Ticket) -> Result<SnapshotStatus> {
+        let ticket = ticket.clone();
+        self.blocking(
+            move |this| {
+                if is_zfs(&ticket.method) { this.zfs_status(&ticket) } else { this.slots.status(&ticket) }
+            },
+        )
+        .await
+    }
+
+    async fn find(&self, token: &Token, volumes: &[Volume]) -> Result<Vec<Ticket>> {
+        let (token, volumes) = (token.clone(), volumes.to_vec());
+        self.blocking(move |this| this.look(&volumes, |found, _| *found == token)).await
+    }
+
+    async fn list(&self, mark: &str, volumes: &[Volume]) -> Result<Vec<Ticket>> {
+        let (mark, volumes) = (mark.to_owned(), volumes.to_vec());
+        self.blocking(move |this| this.look(&volumes, |_, found| found == mark)).await
+    }
+
+    async fn delete(&self, ticket: &Ticket) -> Result<()> {
+        let ticket = ticket.clone();
+        self.blocking(
+            move |this| {
+                if is_zfs(&ticket.method) { this.zfs().delete(&ticket) } else { this.slots.delete(&ticket) }
+            },
+        )
+        .await
+    }
+
+    async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
+        let request = request.clone();
+        let counters = Arc::new(Counters::default());
+        // A thread cannot be dropped: it is told to stop, and removes what it has made.
+        let _stop = StopWhenDropped(Arc::clone(&counters));
+        self.blocking(move |this| this.create_volume_now(&request, &counters)).await
+    }
+
+    async fn attach(&self, volume: &RestoredVolume, _instance: &Instance) -> Result<RestoredVolume> {
+        Ok(RestoredVolume { path: Some(PathBuf::from(&volume.id)), ..volume.clone() })
+    }
+
+    async fn detach(&self, _volume: &RestoredVolume, _instance: &Instance) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete_volume(&self, volume: &RestoredVolume) -> Result<()> {
+        let volume = volume.clone();
+        self.blocking(move |_| restore::delete(&volume)).await
+    }
+}

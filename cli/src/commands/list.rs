@@ -1,0 +1,116 @@
+//! `list`: the backups of a server, and the sessions that came to nothing or are not over.
+
+use barman_snap::Result;
+use barman_snap::catalog::CatalogEntry;
+use barman_snap::session::{Phase, SessionState};
+use serde_json::{Value, json};
+
+use crate::args::{Common, Format, ListArgs};
+use crate::exit::Exit;
+use crate::{output, setup};
+
+pub(crate) async fn run(common: &Common, args: ListArgs) -> Result<Exit> {
+    let engine = setup::engine(common, &args.catalog, None).await?.build();
+    let entries = engine.catalog().list().await?;
+    let (sessions, broken) = engine.sessions().await?;
+    // A published session is its backup; the others have something of their own to say.
+    let others: Vec<&SessionState> =
+        sessions.iter().filter(|state| !entries.iter().any(|entry| entry.id == state.plan.backup_id)).collect();
+    match common.format {
+        Format::Text => output::write(&text(&entries, &others))?,
+        Format::Json => output::print(common.format, &as_json(&entries, &others), |_| String::new())?,
+    }
+    for entry in &entries {
+        if let Err(error) = &entry.info {
+            output::note(&format!("warning: backup {}: {}", entry.id, error.chain()));
+        }
+    }
+    for (id, error) in broken {
+        output::note(&format!("warning: session of backup {id}: {}", error.chain()));
+    }
+    Ok(Exit::Success)
+}
+
+fn text(entries: &[CatalogEntry], others: &[&SessionState]) -> String {
+    let mut rows: Vec<Vec<String>> = entries.iter().map(row).collect();
+    rows.extend(others.iter().filter(|state| state.phase != Phase::Published).map(|state| {
+        let plan = &state.plan;
+        let (status, remark) = match state.phase {
+            Phase::Undone => ("FAILED", state.undo_reason.clone().unwrap_or_default()),
+            phase => ("STARTED", format!("session is {phase}")),
+        };
+        let name = plan.backup_name.clone().unwrap_or_default();
+        vec![
+            plan.backup_id.to_string(),
+            String::new(),
+            String::new(),
+            status.into(),
+            plan.provider.clone(),
+            name,
+            remark,
+        ]
+    }));
+    rows.sort();
+    output::table(&["Backup ID", "End Time", "Begin WAL", "Status", "Snapshots", "Name", "Remark"], &rows)
+}
+
+fn row(entry: &CatalogEntry) -> Vec<String> {
+    let id = entry.id.to_string();
+    let Ok(info) = &entry.info else {
+        return vec![
+            id,
+            String::new(),
+            String::new(),
+            "UNREADABLE".into(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ];
+    };
+    let keep = entry.keep.map(|keep| format!("KEEP:{}", keep.as_str().to_uppercase())).unwrap_or_default();
+    let record = info.engine_record().ok().flatten();
+    let snapshots = match (&record, info.snapshots()) {
+        (Some(record), _) => format!("{} {}", record.snapshots.len(), record.provider),
+        (None, Ok(Some(cloud))) => format!("{} {}", cloud.snapshots.len(), cloud.provider_info.provider()),
+        _ => String::new(),
+    };
+    vec![
+        id,
+        info.end_time.map(|time| time.format("%Y-%m-%d %H:%M:%S %:z").to_string()).unwrap_or_default(),
+        info.begin_wal.clone().unwrap_or_default(),
+        info.status.as_str().to_owned(),
+        snapshots,
+        info.backup_name.clone().unwrap_or_default(),
+        keep,
+    ]
+}
+
+/// `backups_list` is that of `barman-cloud-backup-list`; the rest is ours.
+fn as_json(entries: &[CatalogEntry], others: &[&SessionState]) -> Value {
+    let mut backups = Vec::new();
+    let mut unreadable = Vec::new();
+    for entry in entries {
+        match &entry.info {
+            Ok(info) => {
+                let mut object = info.to_stock_json(&entry.id);
+                if let Some(keep) = entry.keep {
+                    object["keep"] = keep.as_str().into();
+                }
+                backups.push(object);
+            }
+            Err(error) => unreadable.push(json!({ "backup_id": entry.id, "error": error.chain() })),
+        }
+    }
+    let sessions: Vec<Value> = others
+        .iter()
+        .map(|state| {
+            json!({
+                "backup_id": state.plan.backup_id,
+                "phase": state.phase,
+                "provider": state.plan.provider,
+                "reason": state.undo_reason.as_ref().or(state.stuck_reason.as_ref()),
+            })
+        })
+        .collect();
+    json!({ "backups_list": backups, "unreadable": unreadable, "sessions": sessions })
+}

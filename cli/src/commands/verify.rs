@@ -1,0 +1,37 @@
+//! `verify`: the proof that a backup can be restored.
+
+use std::time::Duration;
+
+use barman_snap::Result;
+use barman_snap::engine::restore::wal_source;
+use barman_snap::restore::{Proof, RecoveryTarget, SqlCheck, VerifyDepth, VerifyOptions};
+use barman_snap::session::CancelToken;
+
+use super::restore::listener;
+use crate::args::{Common, VerifyArgs};
+use crate::exit::Exit;
+use crate::{output, setup};
+
+pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
+    let engine = setup::local_engine(common, &args.catalog, &args.local).await?.build();
+    let id = engine.resolve(&args.backup_id, &RecoveryTarget::default()).await?;
+    let wal = wal_source(setup::restore_program(common)?, &args.catalog.url, &args.catalog.server);
+    let options = VerifyOptions {
+        work_dir: args.work_dir.clone(),
+        bin_dir: args.pg_bin_dir.clone(),
+        depth: if args.all_wal { VerifyDepth::EndOfWal } else { VerifyDepth::Consistency },
+        sql: args.sql.iter().map(|sql| check(&args.sql_dbname, sql)).collect(),
+        recovery_limit: Duration::from_secs(args.timeout),
+        ..VerifyOptions::default()
+    };
+    let cancel = CancelToken::new();
+    let interrupted = cancel.clone();
+    let _guard = setup::on_interrupt(move || interrupted.cancel())?;
+    let proof = engine.verify(&id, &wal, &options, &cancel, &listener(common)).await?;
+    output::print(common.format, &proof, Proof::summary)?;
+    Ok(if proof.passed { Exit::Success } else { Exit::Failure })
+}
+
+fn check(database: &str, sql: &str) -> SqlCheck {
+    SqlCheck { database: database.to_owned(), sql: sql.to_owned(), expect: None }
+}

@@ -1,0 +1,371 @@
+//! A directory as an object store: durable and private.
+//!
+//! What it is: the backend of [`ObjectSpace`](super::space::ObjectSpace) for a plain path or `file://`. What it is not:
+//! asynchronous; every function here blocks and is called from a thread that may.
+//!
+//! The invariants:
+//! * An object appears whole or not at all: its bytes go to a temporary file in the same directory, which is flushed to the
+//!   disk, then gets its name, then the directory is flushed, and so is every directory that had to be made.
+//! * Files are 0600 and directories 0700. A catalog holds secrets (the WAL is all of the data).
+//! * Names that begin with [`PRIVATE`] are never objects: a crash can leave a temporary file, nobody ever sees it, and the
+//!   next write to the same directory removes it once it is an hour old.
+//! * Create-if-absent is `link(2)`, atomic on every local file system and on NFS. Compare-and-replace holds a lock file at
+//!   the root, and so does every other call that takes the place of an object.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+
+use super::space::{ObjectInfo, PutIf, PutNew};
+use crate::error::{Error, ErrorKind, Result, Retry};
+
+/// What the names of our own files in a catalog begin with.
+pub(super) const PRIVATE: &str = ".barman-snap.";
+const LOCK: &str = ".barman-snap.lock";
+/// Nobody writes one object for longer than this; a temporary file that is older is the leftover of a crash.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+/// Links to directories are followed (a catalog may have its `wals` on another disk), but not for ever.
+const MAX_DEPTH: u32 = 32;
+
+/// The objects below one directory.
+#[derive(Clone, Debug)]
+pub(super) struct LocalStore {
+    root: PathBuf,
+    /// Directories in which this process has already looked for leftovers.
+    swept: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+/// What says whether an object is still the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LocalVersion {
+    inode: u64,
+    modified_ns: i128,
+    digest: u64,
+}
+
+impl LocalStore {
+    /// The objects below `root`, which need not exist yet.
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, swept: Arc::default() }
+    }
+
+    pub(super) fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path(key)?;
+        let _lock = self.lock()?;
+        self.replace(&path, bytes)
+    }
+
+    pub(super) fn put_new(&self, key: &str, bytes: &[u8]) -> Result<PutNew> {
+        let path = self.path(key)?;
+        // A loop, because the object that is in the way can be deleted before it is read.
+        for _ in 0..16 {
+            // Most often an existing object is met by a second attempt of the same archiving: spare the write.
+            if let Some((existing, _)) = read(&path)? {
+                return Ok(PutNew::Exists(existing));
+            }
+            let temp = self.write_temp(&path, bytes)?;
+            match name_if_absent(&temp, &path) {
+                Ok(()) => {
+                    flush_parent(&path)?;
+                    return Ok(PutNew::Created);
+                }
+                Err(error) => {
+                    let _ = fs::remove_file(&temp);
+                    if error.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(Error::io("write", &path, error));
+                    }
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("cannot create {}: others create and delete it", path.display()))
+            .with_retry(Retry::Safe))
+    }
+
+    pub(super) fn put_if_version(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        version: &LocalVersion,
+    ) -> Result<PutIf<LocalVersion>> {
+        let path = self.path(key)?;
+        let _lock = self.lock()?;
+        match read(&path)? {
+            Some((_, current)) if current == *version => {
+                self.replace(&path, bytes)?;
+                match read(&path)? {
+                    Some((_, version)) => Ok(PutIf::Replaced(version)),
+                    None => Ok(PutIf::Changed),
+                }
+            }
+            _ => Ok(PutIf::Changed),
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Result<Option<(Bytes, LocalVersion)>> {
+        read(&self.path(key)?)
+    }
+
+    pub(super) fn get_to_file(&self, key: &str, mut to: &File) -> Result<Option<u64>> {
+        let path = self.path(key)?;
+        let Some(mut from) = open(&path)? else { return Ok(None) };
+        io::copy(&mut from, &mut to).map(Some).map_err(|error| Error::io("copy", &path, error))
+    }
+
+    pub(super) fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        let path = self.path(key)?;
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => Ok(Some(info(key.to_owned(), &meta))),
+            Ok(_) => Ok(None),
+            Err(error) if absent(&error) => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// Everything below the directory `prefix`.
+    pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut found = Vec::new();
+        self.walk(prefix, 0, &mut found)?;
+        Ok(found)
+    }
+
+    /// The objects and the directories directly in the directory `prefix`.
+    pub(super) fn list_dir(&self, prefix: &str) -> Result<(Vec<ObjectInfo>, Vec<String>)> {
+        let path = self.path(prefix)?;
+        let fail = |error| Error::io("list", &path, error);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if absent(&error) => return Ok((Vec::new(), Vec::new())),
+            Err(error) => return Err(fail(error)),
+        };
+        let (mut objects, mut dirs) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let entry = entry.map_err(fail)?;
+            // Keys are text; a file whose name is not cannot be an object of ours or of Barman.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with(PRIVATE) {
+                continue;
+            }
+            match fs::metadata(entry.path()) {
+                Ok(meta) if meta.is_dir() => dirs.push(name),
+                Ok(meta) if meta.is_file() => objects.push(info(join(prefix, &name), &meta)),
+                Ok(_) => {}
+                // Deleted since, or a link that leads nowhere.
+                Err(error) if absent(&error) => {}
+                Err(error) => return Err(Error::io("read", entry.path(), error)),
+            }
+        }
+        Ok((objects, dirs))
+    }
+
+    pub(super) fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        if matches!(fs::symlink_metadata(&path), Err(error) if absent(&error)) {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        match fs::remove_file(&path) {
+            Ok(()) => flush_parent(&path)?,
+            Err(error) if absent(&error) => return Ok(()),
+            Err(error) => return Err(Error::io("delete", &path, error)),
+        }
+        self.prune(&path);
+        Ok(())
+    }
+
+    /// Removes the directories that `path` has left empty. Errors do not matter: an empty directory is no object.
+    fn prune(&self, path: &Path) {
+        for dir in path.ancestors().skip(1).take_while(|dir| *dir != self.root && dir.starts_with(&self.root)) {
+            self.sweep(dir);
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
+            self.swept.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
+        }
+    }
+
+    fn walk(&self, prefix: &str, depth: u32, found: &mut Vec<ObjectInfo>) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::Storage, format!("the catalog is nested too deeply at {prefix}"))
+                .with_hint("a symbolic link may lead back to its own parent"));
+        }
+        let (objects, dirs) = self.list_dir(prefix)?;
+        found.extend(objects);
+        dirs.iter().try_for_each(|dir| self.walk(&join(prefix, dir), depth + 1, found))
+    }
+
+    /// The file of a key. No key can leave the root, whoever built it.
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        if key.is_empty() {
+            return Ok(self.root.clone());
+        }
+        let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0') || part.starts_with(PRIVATE);
+        if key.split('/').any(bad) {
+            return Err(Error::invalid(format!("not a key: {key:?}")));
+        }
+        Ok(self.root.join(key))
+    }
+
+    /// Holds off everybody else who replaces or deletes an object, in this process and in others, until it is dropped.
+    fn lock(&self) -> Result<File> {
+        make_dirs(&self.root)?;
+        let path = self.root.join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Error::io("open", &path, error))?;
+        loop {
+            match flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(Error::io("lock", &path, errno.into())),
+            }
+        }
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let temp = self.write_temp(path, bytes)?;
+        if let Err(error) = fs::rename(&temp, path) {
+            let _ = fs::remove_file(&temp);
+            return Err(Error::io("write", path, error));
+        }
+        flush_parent(path)
+    }
+
+    /// Writes and flushes a temporary file beside `path`.
+    fn write_temp(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let dir = path.parent().unwrap_or(&self.root);
+        loop {
+            make_dirs(dir)?;
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let temp = dir.join(format!("{PRIVATE}{}.{number}", std::process::id()));
+            let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp) {
+                Ok(file) => file,
+                // A leftover of a dead process with our number; or the directory was empty and somebody removed it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => continue,
+                Err(error) => return Err(Error::io("write", path, error)),
+            };
+            if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+                let _ = fs::remove_file(&temp);
+                return Err(Error::io("write", path, error));
+            }
+            self.sweep(dir);
+            return Ok(temp);
+        }
+    }
+
+    /// Removes what crashes have left in `dir`, once per process.
+    fn sweep(&self, dir: &Path) {
+        if !self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned()) {
+            return;
+        }
+        let Ok(entries) = fs::read_dir(dir) else { return };
+        let temps: Vec<_> = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PRIVATE) && entry.file_name() != LOCK)
+            .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.modified().ok()?)))
+            .collect();
+        // The time of the file system (it may be a server's) is that of the newest file, which is usually our own.
+        let Some(newest) = temps.iter().map(|(_, at)| *at).max() else { return };
+        for (path, at) in temps {
+            if newest.duration_since(at).is_ok_and(|age| age > LEFTOVER_AGE) {
+                tracing::debug!(path = %path.display(), "removing what a crash has left");
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn info(key: String, meta: &fs::Metadata) -> ObjectInfo {
+    let last_modified = meta.modified().map(DateTime::<Utc>::from).unwrap_or_default();
+    ObjectInfo { key, size: meta.len(), last_modified }
+}
+
+fn open(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => match file.metadata() {
+            Ok(meta) if meta.is_dir() => Ok(None),
+            Ok(_) => Ok(Some(file)),
+            Err(error) => Err(Error::io("read", path, error)),
+        },
+        Err(error) if absent(&error) => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<(Bytes, LocalVersion)>> {
+    let Some(mut file) = open(path)? else { return Ok(None) };
+    let fail = |error| Error::io("read", path, error);
+    let meta = file.metadata().map_err(fail)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    file.read_to_end(&mut bytes).map_err(fail)?;
+    let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+    let version = LocalVersion { inode: meta.ino(), modified_ns, digest: fnv(&bytes) };
+    Ok(Some((bytes.into(), version)))
+}
+
+/// FNV-1a. It tells apart two contents that got the same inode within one tick of the file system's clock.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Gives `temp` its name unless that exists ([`io::ErrorKind::AlreadyExists`]).
+fn name_if_absent(temp: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temp, path) {
+        Ok(()) => {
+            // The object is there; what is left of the temporary name is swept later.
+            let _ = fs::remove_file(temp);
+            Ok(())
+        }
+        // File systems without hard links (FAT, some FUSE) say it in one of these ways.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE).map_err(Into::into)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes `dir` and every directory above it that is missing, each one flushed into its parent.
+fn make_dirs(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_dirs(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => flush_parent(dir),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Somebody has removed the empty parent again: the caller's loop comes back.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_dirs(dir.parent().unwrap_or(dir)),
+        Err(error) => Err(Error::io("create the directory", dir, error)),
+    }
+}
+
+/// Makes the name of `path` durable.
+fn flush_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(parent).and_then(|dir| dir.sync_all()) {
+        Ok(()) => Ok(()),
+        // The last object of the directory was deleted, and with it the directory.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // The name is there, but a crash of the machine may still lose it.
+        Err(error) => Err(Error::io("flush the directory", parent, error).with_retry(Retry::Unknown)),
+    }
+}

@@ -1,0 +1,82 @@
+//! A look at a directory tree without changing it: how much lies in it, and where it leaves its file system.
+//!
+//! A btrfs subvolume counts as a file system of its own here, because the kernel gives each a device number of its own
+//! and a snapshot ends at its border, as it does at a mount point.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// What [`survey`] saw.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Bytes on disk (allocated blocks, so that holes do not count).
+    pub bytes: u64,
+    /// Files, links and other things that are no directories.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Directories at which another file system or subvolume begins. They are not entered.
+    pub foreign: Vec<PathBuf>,
+}
+
+/// Walks `root`. Entries named like `skip` are passed over; what vanishes on the way (a running server removes files) is
+/// left out; a directory that may not be read is an error.
+pub fn survey(root: &Path, skip: &str) -> Result<Survey> {
+    let top = std::fs::symlink_metadata(root).map_err(|source| Error::io("read", root, source))?;
+    let mut seen = Survey { directories: 1, ..Survey::default() };
+    let mut todo = vec![root.to_owned()];
+    while let Some(directory) = todo.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound && directory != root => continue,
+            Err(source) => return Err(Error::io("read", &directory, source)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|source| Error::io("read", &directory, source))?;
+            if entry.file_name() == skip {
+                continue;
+            }
+            let Ok(metadata) = entry.metadata() else { continue };
+            if !metadata.is_dir() {
+                seen.files += 1;
+                seen.bytes += metadata.blocks() * 512;
+            } else if metadata.dev() != top.dev() {
+                seen.foreign.push(entry.path());
+            } else {
+                seen.directories += 1;
+                todo.push(entry.path());
+            }
+        }
+    }
+    seen.foreign.sort();
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_and_skipped_names_do_not_count() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("a"), vec![1; 8192]).unwrap();
+        std::fs::File::create(temp.path().join("hole")).unwrap().set_len(1 << 30).unwrap();
+        std::fs::create_dir_all(temp.path().join("sub/.skip")).unwrap();
+        std::fs::write(temp.path().join("sub/.skip/b"), vec![1; 8192]).unwrap();
+        let seen = survey(temp.path(), ".skip").unwrap();
+        assert_eq!((seen.files, seen.directories), (2, 2));
+        assert!(seen.bytes <= 1 << 20, "{}", seen.bytes);
+        assert!(seen.foreign.is_empty());
+    }
+
+    #[test]
+    fn another_file_system_is_noticed_and_not_entered() {
+        // /proc is one on every host that this crate runs on.
+        let seen = survey(Path::new("/proc/self/fd"), "").unwrap();
+        assert!(seen.foreign.is_empty());
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(survey(&temp.path().join("absent"), "").unwrap_err().kind(), crate::ErrorKind::NotFound);
+    }
+}

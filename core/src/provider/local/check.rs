@@ -1,0 +1,121 @@
+//! What can be checked before the backup starts. Looks, and changes nothing.
+
+use std::path::Path;
+
+use super::discovery::{self, inner_roots};
+use super::method::Method;
+use super::sidecar::Slot;
+use super::{LocalOptions, btrfs, is_zfs, place, space, zfs};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::coverage::{nested_error, uncovered_below};
+use crate::host::survey;
+use crate::provider::{CreateRequest, Volume, VolumeSnapshot};
+
+/// Checks all requests of a session.
+pub(super) fn requests(options: &LocalOptions, requests: &[CreateRequest]) -> Result<()> {
+    let mut wanted = Vec::new();
+    for request in requests {
+        group(request)?;
+        for snapshot in &request.volumes {
+            wanted.extend(one(options, snapshot)?);
+        }
+    }
+    space::check_all(&wanted)
+}
+
+/// Checks one volume. Where its snapshot takes space from the start: which directory, and how much.
+fn one(options: &LocalOptions, snapshot: &VolumeSnapshot) -> Result<Option<space::Wanted>> {
+    if !place::is_valid_name(&snapshot.name) {
+        return Err(Error::invalid(format!("not a name for a local snapshot: {:?}", snapshot.name))
+            .with_hint("letters, digits and _ . - : only, not hidden, at most 200"));
+    }
+    let volume = &snapshot.volume;
+    match volume.method.parse()? {
+        Method::Zfs => {
+            zfs::Zfs::new(&options.zfs_command)
+                .token_of(&format!("{}@{}", zfs::dataset(volume)?, snapshot.name))?
+                .map_or(Ok(()), |_| Err(taken(&snapshot.name)))?;
+            check_borders(volume)?;
+        }
+        Method::Btrfs => {
+            if !btrfs::may_snapshot(&volume.root) {
+                return Err(Error::new(
+                    ErrorKind::PermissionDenied,
+                    format!("the subvolume {} belongs to another user", volume.root.display()),
+                )
+                .with_hint("run as its owner or as root, or choose --snapshot-method reflink"));
+            }
+            check_place(snapshot)?;
+            check_borders(volume)?;
+        }
+        Method::Reflink => return check_tree(snapshot, true).map(Some),
+        Method::Copy => return check_tree(snapshot, false).map(Some),
+        Method::Auto => return Err(Error::invalid(format!("no method was chosen for {}", volume.id))),
+    }
+    Ok(None)
+}
+
+/// True if these are several datasets of one ZFS pool: only those are cut by one call.
+pub(super) fn is_one_pool(volumes: &[Volume]) -> bool {
+    let pools: Option<Vec<&str>> = volumes
+        .iter()
+        .map(|volume| is_zfs(&volume.method).then(|| zfs::dataset(volume).ok().map(zfs::pool)).flatten())
+        .collect();
+    pools.is_some_and(|pools| pools.len() > 1 && pools.iter().all(|pool| *pool == pools[0]))
+}
+
+/// Several volumes in one request are for ZFS only, and for one pool.
+pub(super) fn group(request: &CreateRequest) -> Result<()> {
+    let volumes: Vec<Volume> = request.volumes.iter().map(|snapshot| snapshot.volume.clone()).collect();
+    match volumes.len() {
+        0 => Err(Error::invalid("a request without volumes")),
+        1 => Ok(()),
+        _ if is_one_pool(&volumes) => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::Unsupported,
+            "the local provider cuts several volumes at once on ZFS only, and in one pool only",
+        )),
+    }
+}
+
+fn check_tree(snapshot: &VolumeSnapshot, shared: bool) -> Result<space::Wanted> {
+    let volume = &snapshot.volume;
+    check_place(snapshot)?;
+    let seen = survey(&volume.root, place::SNAPSHOT_DIRECTORY)?;
+    nested_error(&uncovered_below(&seen.foreign, inner_roots(volume).iter().map(std::path::PathBuf::as_path)))?;
+    let place = discovery::snapshots(volume);
+    let existing = place.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/")).to_owned();
+    Ok(space::Wanted { bytes: space::needed(&seen, shared), directory: existing })
+}
+
+/// Subvolumes and mounts inside of the cluster's own directories, where these are known.
+fn check_borders(volume: &Volume) -> Result<()> {
+    let inner = inner_roots(volume);
+    for path in discovery::holds(volume).unwrap_or_default() {
+        let seen = survey(&path, place::SNAPSHOT_DIRECTORY)?;
+        nested_error(&uncovered_below(&seen.foreign, inner.iter().map(std::path::PathBuf::as_path)))?;
+    }
+    Ok(())
+}
+
+/// The directory of the snapshots can be written, and the name is free.
+fn check_place(snapshot: &VolumeSnapshot) -> Result<()> {
+    let place = discovery::snapshots(&snapshot.volume);
+    let written = if place.is_dir() { Some(place.as_path()) } else { place.parent() };
+    if !written.is_some_and(place::may_write) {
+        return Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!("cannot write to the place of the snapshots {}", place.display()),
+        )
+        .with_hint("run as the owner of the data or as root, or give another place with --snapshot-directory"));
+    }
+    let slot = Slot::new(&place, &snapshot.name);
+    if slot.read()?.is_some() || slot.tree().symlink_metadata().is_ok() {
+        return Err(taken(&slot.tree().display().to_string()));
+    }
+    Ok(())
+}
+
+fn taken(name: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("a snapshot of this name exists already: {name}"))
+}

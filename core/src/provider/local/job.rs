@@ -1,0 +1,132 @@
+//! Copies that go on in the background, on threads of their own, so that neither a dropped future nor a runtime that ends
+//! stops one halfway without a trace.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::Mode;
+
+use super::copy::Counters;
+use super::sidecar::{Lock, Record, RecordState, Slot};
+use super::tree::{CloneOptions, clone_tree};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The copies that this process is making now.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Jobs {
+    shared: Arc<Shared>,
+}
+
+/// The copies by their tree, and the news that one has ended.
+#[derive(Debug, Default)]
+struct Shared {
+    running: Mutex<HashMap<PathBuf, Arc<Running>>>,
+    ended: Condvar,
+}
+
+/// One of them.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    counters: Counters,
+    /// What is expected to be handled, in bytes.
+    total: AtomicU64,
+}
+
+impl Running {
+    /// Progress from 0 to 99: 100 is said by the record alone.
+    pub(super) fn percent(&self) -> Option<u8> {
+        let total = self.total.load(Ordering::Relaxed);
+        let handled = self.counters.handled.load(Ordering::Relaxed);
+        (total > 0).then(|| u8::try_from((u128::from(handled) * 100 / u128::from(total)).min(99)).unwrap_or(99))
+    }
+
+    pub(super) fn bytes_copied(&self) -> u64 {
+        self.counters.copied.load(Ordering::Relaxed)
+    }
+}
+
+impl Jobs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Running>>> {
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The copy into this slot, if this process is making one.
+    pub(super) fn running(&self, slot: &Slot) -> Option<Arc<Running>> {
+        self.lock().get(&slot.tree()).cloned()
+    }
+
+    /// Starts the copy of a volume into `slot`, whose record has been begun and is held by `lock`.
+    pub(super) fn start(&self, slot: Slot, record: Record, lock: Lock, options: CloneOptions) -> Result<()> {
+        let running = Arc::new(Running::default());
+        self.lock().insert(slot.tree(), Arc::clone(&running));
+        let (jobs, key) = (self.clone(), slot.tree());
+        let spawned = std::thread::Builder::new().name("barman-snap-copy".into()).spawn(move || {
+            let tree = slot.tree();
+            finish(&slot, record, copy_volume(&slot, &options, &running));
+            // Only now may another process take the record for that of a dead one.
+            drop(lock);
+            jobs.remove(&tree);
+        });
+        spawned.map(drop).map_err(|source| {
+            self.remove(&key);
+            Error::io("start a thread for", &key, source)
+        })
+    }
+
+    fn remove(&self, tree: &Path) {
+        self.lock().remove(tree);
+        self.shared.ended.notify_all();
+    }
+
+    /// Stops the copy into `slot`, if there is one, and waits until it has stopped.
+    pub(super) fn cancel(&self, slot: &Slot) {
+        let mut running = self.lock();
+        while let Some(job) = running.get(&slot.tree()) {
+            job.counters.cancelled.store(true, Ordering::Relaxed);
+            running = self.shared.ended.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// What the record must tell of a finished copy.
+struct Copied {
+    bytes: u64,
+    root_mode: u32,
+}
+
+fn copy_volume(slot: &Slot, options: &CloneOptions, running: &Running) -> Result<Copied> {
+    let tree = slot.tree();
+    let Some(record) = slot.read()? else {
+        return Err(Error::new(ErrorKind::Conflict, "the record of the snapshot was removed"));
+    };
+    std::fs::create_dir(&tree).map_err(|source| Error::io("make the directory", &tree, source))?;
+    if let Ok(seen) = crate::host::survey(&record.root, super::place::SNAPSHOT_DIRECTORY) {
+        running.total.store(seen.bytes, Ordering::Relaxed);
+    }
+    clone_tree(&record.root, &tree, options, &running.counters)?;
+    let fail = |error: rustix::io::Errno| Error::io("make read-only", &tree, error.into());
+    let mode = Mode::from_raw_mode(rustix::fs::stat(&tree).map_err(fail)?.st_mode);
+    // No server can be started on the snapshot by mistake: it could not write its lock file.
+    rustix::fs::chmod(&tree, mode.difference(Mode::WUSR | Mode::WGRP | Mode::WOTH)).map_err(fail)?;
+    Ok(Copied { bytes: running.bytes_copied(), root_mode: mode.as_raw_mode() })
+}
+
+fn finish(slot: &Slot, mut record: Record, result: Result<Copied>) {
+    match result {
+        Ok(copied) => {
+            record.state = RecordState::Ready;
+            record.bytes_copied = Some(copied.bytes);
+            record.root_mode = Some(copied.root_mode);
+        }
+        Err(error) => {
+            tracing::error!(snapshot = %slot.tree().display(), error = %error.chain(), "the snapshot failed");
+            record.state = RecordState::Failed { reason: error.chain() };
+        }
+    }
+    if let Err(error) = slot.update(&record) {
+        // The record stays as it is, and nobody holds it: that reads as failed.
+        tracing::error!(snapshot = %slot.tree().display(), error = %error.chain(), "cannot write the record");
+    }
+}

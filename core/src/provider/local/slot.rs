@@ -1,0 +1,185 @@
+//! Snapshots that lie in a directory of ours with a record beside them: btrfs snapshots, shared trees, copies.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::job::Jobs;
+use super::method::Method;
+use super::sidecar::{self, Record, RecordState, Slot};
+use super::tree::CloneOptions;
+use super::{LocalOptions, btrfs, discovery, exists_already, not_ours, place, remove};
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::id::Token;
+use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
+
+/// Makes, watches and deletes them.
+#[derive(Clone, Debug)]
+pub(super) struct Slots {
+    options: Arc<LocalOptions>,
+    jobs: Jobs,
+}
+
+impl Slots {
+    pub(super) fn new(options: Arc<LocalOptions>) -> Self {
+        Self { options, jobs: Jobs::default() }
+    }
+
+    /// Writes the record, then makes the snapshot (btrfs) or starts to (trees).
+    pub(super) fn create(&self, request: &CreateRequest, snapshot: &VolumeSnapshot) -> Result<Ticket> {
+        let volume = &snapshot.volume;
+        let method: Method = volume.method.parse()?;
+        let directory = discovery::snapshots(volume);
+        let same = |token: &Token, _: &str| *token == request.token;
+        if let Some(existing) = Self::scan(std::slice::from_ref(volume), same)?.iter().find(|t| t.volume == volume.id) {
+            return Err(exists_already(existing));
+        }
+        let slot = Slot::new(&directory, &snapshot.name);
+        let mut record = Record::new(request, snapshot);
+        let ticket = record.ticket(&directory);
+        let lock = slot.begin(&record)?;
+        let started = match method {
+            Method::Btrfs => {
+                let made = btrfs::create(&volume.root, &slot.tree()).and_then(|()| {
+                    record.state = RecordState::Ready;
+                    record.bytes_copied = Some(0);
+                    slot.update(&record)
+                });
+                drop(lock);
+                made
+            }
+            Method::Reflink | Method::Copy => {
+                let share = method == Method::Reflink;
+                let options = CloneOptions { share, jobs: self.options.jobs, exclude_content: Vec::new() };
+                self.jobs.start(slot.clone(), record, lock, options)
+            }
+            Method::Auto | Method::Zfs => {
+                drop(lock);
+                Err(Error::internal(format!("no record is kept for the method {method}")))
+            }
+        };
+        match started {
+            Ok(()) => Ok(ticket),
+            // Nothing may stay behind that the caller has not been told of.
+            Err(error) => match self.delete(&ticket) {
+                Ok(()) => Err(error),
+                Err(_) => Err(error.with_retry(Retry::Unknown)),
+            },
+        }
+    }
+
+    pub(super) fn status(&self, ticket: &Ticket) -> Result<SnapshotStatus> {
+        let slot = Slot::of_ticket(ticket)?;
+        let gone = || Error::not_found(format!("no such snapshot: {}", ticket.snapshot));
+        let mut record = slot.read()?.filter(|record| record.token == ticket.token).ok_or_else(gone)?;
+        if record.state == RecordState::Creating {
+            if let Some(running) = self.jobs.running(&slot) {
+                return Ok(SnapshotStatus {
+                    state: SnapshotState::Creating,
+                    percent: running.percent(),
+                    bytes_copied: Some(running.bytes_copied()),
+                });
+            }
+            match slot.lock(false) {
+                Ok(None) => {
+                    return Ok(SnapshotStatus { state: SnapshotState::Creating, percent: None, bytes_copied: None });
+                }
+                // Nobody works on it now; it may have been finished between the two looks.
+                Ok(Some(_)) => record = slot.read()?.ok_or_else(gone)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone()),
+                Err(error) => return Err(error),
+            }
+        }
+        let failed = |reason: &str| SnapshotState::Failed { reason: reason.to_owned() };
+        let state = match record.state {
+            RecordState::Creating => failed("the process that was making it has died"),
+            RecordState::Deleting => failed("it is being deleted"),
+            RecordState::Failed { reason } => SnapshotState::Failed { reason },
+            RecordState::Ready if slot.tree().is_dir() => SnapshotState::Ready,
+            RecordState::Ready => failed("its directory was removed by somebody else"),
+        };
+        let percent = (state == SnapshotState::Ready).then_some(100);
+        Ok(SnapshotStatus { state, percent, bytes_copied: record.bytes_copied })
+    }
+
+    /// All snapshots in the places of these volumes whose token and server are wanted.
+    pub(super) fn scan(volumes: &[Volume], wanted: impl Fn(&Token, &str) -> bool) -> Result<Vec<Ticket>> {
+        let mut places: Vec<PathBuf> = Vec::new();
+        for volume in volumes {
+            let known = discovery::snapshots(volume);
+            for place in place::all_places(&volume.root, &volume.mount_point, Some(&known)) {
+                let place = place.canonicalize().unwrap_or(place);
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        let mut tickets = Vec::new();
+        for place in places {
+            let records = match sidecar::scan(&place) {
+                Ok(records) => records,
+                // The place of another user: nothing in it was made by us.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
+                Err(error) => return Err(error),
+            };
+            tickets.extend(
+                records.iter().filter(|record| wanted(&record.token, &record.mark)).map(|record| record.ticket(&place)),
+            );
+        }
+        Ok(tickets)
+    }
+
+    /// Deletes the tree, then the record. What a process left halfway is finished by the next one.
+    pub(super) fn delete(&self, ticket: &Ticket) -> Result<()> {
+        let slot = Slot::of_ticket(ticket)?;
+        self.jobs.cancel(&slot);
+        let Some(mut record) = slot.read()? else {
+            return match slot.tree().symlink_metadata() {
+                Ok(_) => Err(not_ours(&ticket.snapshot)),
+                Err(_) => Ok(()),
+            };
+        };
+        if record.token != ticket.token {
+            return Err(not_ours(&ticket.snapshot));
+        }
+        if record.state == RecordState::Creating {
+            match slot.lock(false) {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        format!("another process is making the snapshot {}", ticket.snapshot),
+                    )
+                    .with_retry(Retry::Safe));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        if record.state != RecordState::Deleting {
+            record.state = RecordState::Deleting;
+            slot.update(&record)?;
+        }
+        match record.method.parse()? {
+            Method::Btrfs => btrfs::delete(&slot.tree())?,
+            _ => remove::remove_tree(&slot.tree())?,
+        }
+        slot.end()
+    }
+
+    /// The directory with the content of a complete snapshot, and the mode that its root had.
+    pub(super) fn content(&self, ticket: &Ticket) -> Result<(PathBuf, Option<u32>)> {
+        let slot = Slot::of_ticket(ticket)?;
+        match self.status(ticket)?.state {
+            SnapshotState::Ready => {}
+            SnapshotState::Failed { reason } => {
+                return Err(Error::precondition(format!("the snapshot {} is not usable: {reason}", ticket.snapshot)));
+            }
+            SnapshotState::Creating | SnapshotState::Cut => {
+                return Err(Error::precondition(format!("the snapshot {} is not complete yet", ticket.snapshot))
+                    .with_retry(Retry::Safe));
+            }
+        }
+        let root_mode = slot.read()?.and_then(|record| record.root_mode);
+        Ok((slot.tree(), root_mode))
+    }
+}

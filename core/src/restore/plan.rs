@@ -1,0 +1,370 @@
+//! The plan of a restore: everything that will be done, decided before anything is done.
+//!
+//! Pure: facts in, a [`RestorePlan`] or one clear refusal out; no I/O, no clock. [`provision`](mod@super::provision) carries a
+//! plan out dully and decides nothing. `--dry-run` prints it.
+//!
+//! # The invariants
+//! * Nothing is written outside the target directory and the new places of the tablespaces.
+//! * Nothing that is there is deleted. A restore in place *renames* the old directories ([`SetAside`]) and says so; the
+//!   user removes them, after having saved from the old `pg_wal` what was not archived yet.
+//! * No link of the plan leads to a tablespace of the original that is still in use.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::host::HostFacts;
+use super::pieces::{Piece, cut_pieces};
+use super::refusals;
+use super::settings::{Setting, WalSource, recovery_settings};
+use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, render_map};
+use super::target::{Ancestry, RecoveryTarget};
+use super::unwanted;
+use crate::error::{Error, Result};
+use crate::id::{BackupId, Token};
+use crate::model::{BackupInfo, EngineRecord};
+
+/// A user and a group by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// What the user wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreRequest {
+    /// The new data directory, absolute.
+    pub target: PathBuf,
+    /// The target is the data directory of this very cluster, and its content shall be replaced.
+    pub in_place: bool,
+    /// Where tablespaces go that do not go where they were.
+    pub tablespaces: Vec<TablespaceMapping>,
+    /// How far to recover.
+    pub recovery: RecoveryTarget,
+    /// Where the server gets its WAL from.
+    pub wal: WalSource,
+    /// Make a standby (`standby.signal`) rather than a server of its own.
+    pub standby: bool,
+    /// Write `archive_mode = off`, so that the restored server archives nothing.
+    pub archiving_off: bool,
+    /// Write a `postgresql.auto.conf` that has nothing of the original's. For a server that is thrown away.
+    pub fresh_settings: bool,
+    /// Write the configuration files that lay outside the data directory into it.
+    pub with_config: bool,
+    /// Who shall own all files; only root may ask for it. Otherwise owners stay as they are in the snapshot.
+    pub owner: Option<Owner>,
+    /// The token of this restore: volumes made for it carry it, and it makes the names of directories set aside unique.
+    pub token: Token,
+}
+
+impl RestoreRequest {
+    /// A restore into a new directory, to the end of the WAL, with nothing special.
+    pub fn new(target: impl Into<PathBuf>, wal: WalSource, token: Token) -> Self {
+        Self {
+            target: target.into(),
+            in_place: false,
+            tablespaces: Vec::new(),
+            recovery: RecoveryTarget::default(),
+            wal,
+            standby: false,
+            archiving_off: false,
+            fresh_settings: false,
+            with_config: false,
+            owner: None,
+            token,
+        }
+    }
+}
+
+/// What is known of the WAL archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArchiveFacts {
+    /// The names of all archived segments from the begin of the backup on, without suffix; `None` when nobody looked (the
+    /// WAL is kept by another tool, or the user gives a `restore_command`).
+    pub segments: Option<BTreeSet<String>>,
+    /// The timelines that have a history file, and their ancestors.
+    pub ancestry: Ancestry,
+}
+
+/// Everything a plan is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanInput<'a> {
+    /// The backup.
+    pub backup_id: &'a BackupId,
+    /// Its metadata, with `backup_label` filled in (snapshot backups of stock tools keep it in an object of its own).
+    pub info: &'a BackupInfo,
+    /// Our record about it.
+    pub record: &'a EngineRecord,
+    /// What the user wants.
+    pub request: &'a RestoreRequest,
+    /// What is on this host at [`places_to_look_at`].
+    pub host: &'a HostFacts,
+    /// What is in the archive.
+    pub archive: &'a ArchiveFacts,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+/// A directory that is replaced: the new one is built beside it, complete, and only then the two change names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// Its name now.
+    pub from: PathBuf,
+    /// Its name afterwards, in the same directory.
+    pub to: PathBuf,
+    /// Where the new one is built, in the same directory.
+    pub building: PathBuf,
+}
+
+/// A file that is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFile {
+    /// Its name, relative to the target.
+    pub name: String,
+    /// Its whole content.
+    pub content: String,
+}
+
+/// What will be done, in this order. See the [module documentation](self).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// The provider that has its snapshots.
+    pub provider: String,
+    /// The token of this restore.
+    pub token: Token,
+    /// The new data directory.
+    pub target: PathBuf,
+    /// The major version of PostgreSQL.
+    pub major: u32,
+    /// Directories renamed out of the way; only in place.
+    pub set_aside: Vec<SetAside>,
+    /// What is taken from which snapshot, and where it goes.
+    pub pieces: Vec<Piece>,
+    /// Directories in the target that exist and are empty afterwards. A link is replaced by a directory of its own.
+    pub empty: Vec<String>,
+    /// Directories in the target that are emptied if they exist.
+    pub empty_if_there: Vec<String>,
+    /// Directories in the target that are made if they are missing.
+    pub make: Vec<String>,
+    /// Files in the target that are removed if they exist.
+    pub remove: Vec<String>,
+    /// All links in `pg_tblspc` afterwards.
+    pub tablespaces: Vec<PlacedTablespace>,
+    /// Files that are written.
+    pub write: Vec<PlannedFile>,
+    /// Files that are written if the target has none of that name.
+    pub write_if_missing: Vec<PlannedFile>,
+    /// What goes to the end of `postgresql.auto.conf`.
+    pub settings: Vec<Setting>,
+    /// What the original had in that file is dropped.
+    pub fresh_settings: bool,
+    /// Who will own everything; `None` leaves owners as they are in the snapshot.
+    pub owner: Option<Owner>,
+    /// How far the server will recover.
+    pub recovery: RecoveryTarget,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl RestorePlan {
+    /// Where `path` is built: the same path, except below a directory that is replaced in the end.
+    pub fn building_place(&self, path: &Path) -> PathBuf {
+        let inside = |one: &SetAside| {
+            path.strip_prefix(&one.from).ok().map(|rest| one.building.components().chain(rest.components()).collect())
+        };
+        self.set_aside.iter().find_map(inside).unwrap_or_else(|| path.to_owned())
+    }
+}
+
+/// The paths that [`host::look`](super::host::look) must look at before a plan can be made.
+pub fn places_to_look_at(info: &BackupInfo, request: &RestoreRequest) -> Result<Vec<PathBuf>> {
+    let pgdata = refusals::pgdata(info)?;
+    let placed = place(tablespaces(info), &request.tablespaces, &pgdata, &normal(&request.target))?;
+    let mut paths = vec![normal(&request.target), pgdata];
+    paths.extend(placed.into_iter().flat_map(|one| [one.location, one.original]));
+    Ok(paths)
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// `invalid_input` when the request contradicts itself or the backup, `precondition` when this host or the archive is not
+/// in a state in which it could work, `corrupt` when the backup lacks what a restore needs.
+pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
+    let PlanInput { backup_id, info, record, request, host, .. } = input;
+    let target = normal(&request.target);
+    let pgdata = refusals::pgdata(info)?;
+    refusals::backup(&input)?;
+    refusals::recovery(&input)?;
+    let placed = place(tablespaces(info), &request.tablespaces, &pgdata, &target)?;
+    refusals::places(&input, &target, &placed)?;
+
+    let major = info.version.map_or(0, |version| version / 10_000);
+    let settings = settings(request)?;
+    Ok(RestorePlan {
+        backup_id: backup_id.clone(),
+        provider: record.provider.clone(),
+        token: request.token.clone(),
+        set_aside: set_aside(&input, &target, &placed),
+        pieces: cut_pieces(record, host, &pgdata, &target, &placed)?,
+        empty: unwanted::EMPTIED.map(str::to_owned).into(),
+        empty_if_there: unwanted::LOGS.map(str::to_owned).into(),
+        make: directories_to_make(major),
+        remove: unwanted::REMOVED.map(str::to_owned).into(),
+        write: files(&input, &placed)?,
+        write_if_missing: config_files(&input, &target),
+        warnings: warnings(&input, &pgdata, &target, &placed),
+        tablespaces: placed,
+        settings,
+        fresh_settings: request.fresh_settings,
+        owner: request.owner,
+        recovery: request.recovery.clone(),
+        target,
+        major,
+    })
+}
+
+fn tablespaces(info: &BackupInfo) -> &[crate::model::Tablespace] {
+    info.tablespaces.as_deref().unwrap_or_default()
+}
+
+/// In place, whatever has content at a place of ours moves aside under a name that tells what it is.
+fn set_aside(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) -> Vec<SetAside> {
+    use super::host::PlaceKind;
+    if !input.request.in_place {
+        return Vec::new();
+    }
+    let token = &input.request.token.as_str()[..8];
+    std::iter::once(target)
+        .chain(placed.iter().filter(|one| !one.inside).map(|one| one.location.as_path()))
+        .filter(|path| input.host.at(path).kind == PlaceKind::Full)
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            SetAside {
+                from: path.to_owned(),
+                to: path.with_file_name(format!("{name}.before-restore-{token}")),
+                building: path.with_file_name(format!("{name}.restoring-{token}")),
+            }
+        })
+        .collect()
+}
+
+fn settings(request: &RestoreRequest) -> Result<Vec<Setting>> {
+    let mut settings = recovery_settings(&request.recovery, &request.wal, request.standby)?;
+    if request.archiving_off {
+        settings.push(Setting::new("archive_mode", "off"));
+    }
+    Ok(settings)
+}
+
+/// What PostgreSQL wants to find inside the emptied directories.
+fn directories_to_make(major: u32) -> Vec<String> {
+    let mut make = vec!["pg_wal/archive_status".to_owned(), "pg_tblspc".to_owned()];
+    if major >= 17 {
+        make.push("pg_wal/summaries".to_owned());
+    }
+    make
+}
+
+/// Label and tablespace map byte for byte, and the signal file.
+fn files(input: &PlanInput<'_>, placed: &[PlacedTablespace]) -> Result<Vec<PlannedFile>> {
+    let file = |name: &str, content: String| PlannedFile { name: name.to_owned(), content };
+    let label = input.info.backup_label.clone().filter(|label| !label.is_empty()).ok_or_else(|| {
+        Error::corrupt(format!("backup {} has no backup_label", input.backup_id))
+            .with_hint("without it PostgreSQL would start from the wrong checkpoint and lose data silently")
+    })?;
+    let mut files = Vec::new();
+    if let Some(map) = render_map(input.record.tablespace_map.as_deref(), placed)? {
+        files.push(file("tablespace_map", map));
+    }
+    files.push(file(if input.request.standby { "standby.signal" } else { "recovery.signal" }, String::new()));
+    // Last: a data directory without its label must not look ready.
+    files.push(file("backup_label", label));
+    Ok(files)
+}
+
+/// The configuration files from outside the data directory, so changed that they lead to the new place only.
+fn config_files(input: &PlanInput<'_>, target: &Path) -> Vec<PlannedFile> {
+    use super::settings::conf_quoted;
+    if !input.request.with_config {
+        return Vec::new();
+    }
+    let main = input.info.config_file.as_deref();
+    let named = [
+        (main, "postgresql.conf"),
+        (input.info.hba_file.as_deref(), "pg_hba.conf"),
+        (input.info.ident_file.as_deref(), "pg_ident.conf"),
+    ];
+    let mut files = Vec::new();
+    for (path, name) in named {
+        let Some(content) = path.and_then(|path| input.record.config_files.get(path)) else { continue };
+        let mut content = content.clone();
+        if name == "postgresql.conf" {
+            content.push_str("\n# written by barman-snap restore: the lines above are those of the original\n");
+            let here = |name: &str| target.join(name).display().to_string();
+            for (parameter, value) in [
+                ("data_directory", target.display().to_string()),
+                ("hba_file", here("pg_hba.conf")),
+                ("ident_file", here("pg_ident.conf")),
+                ("external_pid_file", String::new()),
+            ] {
+                content.push_str(&format!("{parameter} = {}\n", conf_quoted(&value)));
+            }
+            // Recovery refuses values lower than those of the original, which may have had them from the command line.
+            for (parameter, value) in &input.record.settings {
+                content.push_str(&format!("{parameter} = {}\n", conf_quoted(value)));
+            }
+        }
+        files.push(PlannedFile { name: name.to_owned(), content });
+    }
+    files
+}
+
+fn warnings(input: &PlanInput<'_>, pgdata: &Path, target: &Path, placed: &[PlacedTablespace]) -> Vec<String> {
+    let PlanInput { info, record, request, .. } = input;
+    let mut warnings = Vec::new();
+    let outside = info.config_file.as_deref().is_some_and(|file| !Path::new(file).starts_with(pgdata));
+    if outside && !request.with_config {
+        let values: Vec<_> = record.settings.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        let at_least = if values.is_empty() { String::new() } else { format!(", with at least {}", values.join(", ")) };
+        warnings.push(format!(
+            "the configuration of the original lay outside its data directory, at {}: start the server with a \
+             configuration of its own{at_least}, or restore with the saved one",
+            info.config_file.as_deref().unwrap_or_default()
+        ));
+    }
+    if !request.archiving_off && !request.standby && request.recovery.action == super::target::TargetAction::Promote {
+        warnings.push(
+            "the restored server keeps the archive_command of the original and will archive its new timeline with it; \
+             turn archiving off if it is a clone"
+                .to_owned(),
+        );
+    }
+    if record.wal_external {
+        warnings.push(
+            "the WAL of this backup is kept by another tool: restore_command must fetch it from there".to_owned(),
+        );
+    }
+    for one in placed.iter().filter(|one| one.inside) {
+        warnings.push(format!(
+            "tablespace {:?} lay inside the data directory and goes to {}",
+            one.name,
+            one.location.display()
+        ));
+    }
+    if request.in_place {
+        warnings.push(format!(
+            "what is in {} now is kept beside it under another name, with its pg_wal: save from there what was not \
+             archived, then remove it",
+            target.display()
+        ));
+    }
+    warnings
+}

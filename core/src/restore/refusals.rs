@@ -1,0 +1,228 @@
+//! Everything that makes a restore impossible or dangerous, each with one clear line.
+//!
+//! Pure; used by [`plan`](super::plan::plan) only, before it plans anything.
+
+use std::path::{Path, PathBuf};
+
+use super::host::{Place, PlaceKind};
+use super::plan::PlanInput;
+use super::settings::WalSource;
+use super::tablespaces::{PlacedTablespace, normal};
+use super::target::{TargetPoint, TargetTimeline, continues};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, Segment, SegmentSize};
+
+/// The original data directory.
+pub(super) fn pgdata(info: &BackupInfo) -> Result<PathBuf> {
+    let pgdata = info.pgdata.as_deref().map(|path| normal(Path::new(path)));
+    pgdata
+        .filter(|path| path.is_absolute())
+        .ok_or_else(|| Error::corrupt("the metadata of the backup does not name its data directory"))
+}
+
+/// The backup itself: complete, of a version we know, with all of its own WAL.
+pub(super) fn backup(input: &PlanInput<'_>) -> Result<()> {
+    let PlanInput { backup_id, info, record, .. } = input;
+    if info.status != BackupStatus::Done {
+        let reason = info.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        return Err(Error::precondition(format!("backup {backup_id} is {}, not DONE{reason}", info.status.as_str()))
+            .with_hint(
+                "`barman-snap list` shows the complete ones; `barman-snap recover` finishes what was interrupted",
+            ));
+    }
+    if record.version > EngineRecord::VERSION {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("backup {backup_id} was written by a newer version of this program (record {})", record.version),
+        ));
+    }
+    let major = info.version.map_or(0, |version| version / 10_000);
+    if major < 13 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("backup {backup_id} is of PostgreSQL {major}; 13 is the oldest one supported"),
+        ));
+    }
+    own_wal(input)
+}
+
+/// Every segment from begin to end of the backup, without which it never becomes consistent.
+fn own_wal(input: &PlanInput<'_>) -> Result<()> {
+    let info = input.info;
+    let Some(have) = &input.archive.segments else { return Ok(()) };
+    let (Some(begin), Some(end), Some(timeline)) = (info.begin_xlog, info.end_xlog, info.timeline) else {
+        return Err(Error::corrupt(format!("backup {} does not say from where to where it goes", input.backup_id)));
+    };
+    if input.record.wal_external || !matches!(input.request.wal, WalSource::Catalog { .. }) {
+        return Ok(());
+    }
+    let size = info.xlog_segment_size.unwrap_or(SegmentSize::DEFAULT);
+    let lost = Segment::needed(begin, end, timeline, size)
+        .map(|segment| segment.to_string())
+        .find(|name| !have.contains(name));
+    match lost {
+        Some(name) => {
+            Err(Error::precondition(format!("the archive lacks {name}, which backup {} needs", input.backup_id))
+                .with_hint("archive it, or give a restore command that has it"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The recovery target: not before the end of the backup, not in the future, not beyond the archive.
+pub(super) fn recovery(input: &PlanInput<'_>) -> Result<()> {
+    let PlanInput { backup_id, info, request, archive, now, .. } = input;
+    request.recovery.check()?;
+    request.wal.restore_command()?;
+    if request.standby && request.recovery.point != TargetPoint::EndOfWal {
+        return Err(Error::invalid("a standby follows its primary and has no recovery target"));
+    }
+    let earlier = "choose an earlier backup, or `auto`";
+    match &request.recovery.point {
+        TargetPoint::Time(time) if info.end_time.is_some_and(|end| *time < end) => {
+            let end = info.end_time.map(|end| end.to_string()).unwrap_or_default();
+            return Err(Error::invalid(format!("target time {time} is before the end of backup {backup_id}, {end}"))
+                .with_hint(earlier));
+        }
+        TargetPoint::Time(time) if *time > *now => {
+            return Err(Error::invalid(format!("target time {time} is in the future"))
+                .with_hint("without a target the server recovers as far as the archive goes"));
+        }
+        TargetPoint::Lsn(lsn) if info.end_xlog.is_some_and(|end| *lsn < end) => {
+            let end = info.end_xlog.map(|end| end.to_string()).unwrap_or_default();
+            return Err(Error::invalid(format!("target LSN {lsn} is before the end of backup {backup_id}, {end}"))
+                .with_hint(earlier));
+        }
+        TargetPoint::Lsn(lsn) => within_archive(input, *lsn)?,
+        _ => {}
+    }
+    let (Some(own), Some(end)) = (info.timeline, info.end_xlog) else { return Ok(()) };
+    match request.recovery.timeline {
+        TargetTimeline::Id(wanted) if !continues(own, end, wanted, &archive.ancestry) => {
+            let known: Vec<_> = archive.ancestry.keys().map(ToString::to_string).collect();
+            let what = if archive.ancestry.contains_key(&wanted) {
+                format!(
+                    "timeline {wanted} does not continue backup {backup_id}, which ended at {end} on timeline {own}"
+                )
+            } else {
+                format!("timeline {wanted} is not in the archive")
+            };
+            Err(Error::invalid(what).with_hint(format!(
+                "the backup is on {}, the archive has histories of: {}",
+                own,
+                known.join(", ")
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An LSN beyond the last archived segment would let recovery fail after having replayed everything.
+fn within_archive(input: &PlanInput<'_>, lsn: Lsn) -> Result<()> {
+    let Some(have) = &input.archive.segments else { return Ok(()) };
+    if input.record.wal_external || !matches!(input.request.wal, WalSource::Catalog { .. }) {
+        return Ok(());
+    }
+    let size = input.info.xlog_segment_size.unwrap_or(SegmentSize::DEFAULT);
+    let end_of = |name: &String| Some(name.parse::<Segment>().ok()?.next(size)?.start(size));
+    match have.iter().filter_map(end_of).max() {
+        Some(end) if lsn > end => {
+            Err(Error::invalid(format!("target LSN {lsn} is beyond the archive, which ends at {end}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The places that will be written.
+pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) -> Result<()> {
+    let PlanInput { request, host, .. } = input;
+    if !target.is_absolute() || target.parent().is_none() {
+        return Err(Error::invalid(format!("the target directory must be an absolute path: {}", target.display())));
+    }
+    if target.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(Error::invalid(format!("the target directory has a \"..\": {}", target.display())));
+    }
+    if request.owner.is_some_and(|owner| owner.uid != host.uid) && host.uid != 0 {
+        return Err(Error::new(ErrorKind::PermissionDenied, "only root can give files to another user")
+            .with_hint("restore as that user, or as root"));
+    }
+    let place = host.at(target);
+    match (place.kind, request.in_place) {
+        (PlaceKind::Other, _) => {
+            return Err(Error::precondition(format!("the target {} is not a directory", target.display())));
+        }
+        (PlaceKind::Full, false) => {
+            return Err(Error::precondition(format!("the target directory {} is not empty", target.display()))
+                .with_hint("name a new directory; --in-place replaces the data directory of the same cluster"));
+        }
+        (PlaceKind::Full, true) => in_place(input, target, &place)?,
+        (PlaceKind::Absent | PlaceKind::Empty, _) => {}
+    }
+    placed.iter().filter(|one| !one.inside).try_for_each(|one| tablespace(input, target, &place, one))
+}
+
+/// What stands at the target must be this very cluster, stopped, and movable.
+fn in_place(input: &PlanInput<'_>, target: &Path, place: &Place) -> Result<()> {
+    let at = target.display();
+    let Some(found) = place.system_id.as_deref().filter(|_| place.major.is_some()) else {
+        return Err(Error::precondition(format!(
+            "{at} is not a PostgreSQL data directory, so nothing there is replaced"
+        ))
+        .with_hint("name a new or empty directory"));
+    };
+    if let Some(pid) = place.running {
+        return Err(Error::precondition(format!("a server is running on {at} (process {pid})"))
+            .with_hint("stop it first, or remove postmaster.pid if that process is something else"));
+    }
+    match input.info.systemid.as_deref() {
+        Some(wanted) if wanted != found => {
+            return Err(Error::precondition(format!(
+                "{at} is the data directory of another cluster: system identifier {found}, the backup has {wanted}"
+            )));
+        }
+        Some(_) => {}
+        None => return Err(Error::corrupt("the backup does not say of which cluster it is, so it cannot replace one")),
+    }
+    let holds =
+        |path: &Path| path.starts_with(target) || place.real.as_ref().is_some_and(|real| path.starts_with(real));
+    if let Some(record) = input.record.snapshots.iter().find(|one| holds(Path::new(&one.ticket.snapshot))) {
+        return Err(Error::precondition(format!("the snapshot {} lies inside {at}", record.ticket.snapshot))
+            .with_hint("restore to another directory, then exchange the two"));
+    }
+    movable(target, place)
+}
+
+fn movable(path: &Path, place: &Place) -> Result<()> {
+    if place.mount_point {
+        return Err(Error::precondition(format!("{} is a mount point and cannot be renamed", path.display()))
+            .with_hint("save and empty it yourself, then restore without --in-place"));
+    }
+    Ok(())
+}
+
+/// The new place of a tablespace is absent, empty, or, in place, the one that the old data directory uses.
+fn tablespace(input: &PlanInput<'_>, target: &Path, old: &Place, one: &PlacedTablespace) -> Result<()> {
+    let place = input.host.at(&one.location);
+    let at = one.location.display();
+    let elsewhere = format!("give it another place with --tablespace {}:DIRECTORY", one.name);
+    match place.kind {
+        PlaceKind::Absent | PlaceKind::Empty => Ok(()),
+        PlaceKind::Other => {
+            Err(Error::precondition(format!("tablespace {:?} cannot go to {at}: not a directory", one.name))
+                .with_hint(elsewhere))
+        }
+        PlaceKind::Full if !input.request.in_place => {
+            Err(Error::precondition(format!("tablespace {:?} cannot go to {at}: not empty", one.name))
+                .with_hint(elsewhere))
+        }
+        PlaceKind::Full if old.tablespaces.get(&one.oid).map(|link| normal(link)).as_deref() != Some(&one.location) => {
+            Err(Error::precondition(format!(
+                "tablespace {:?} cannot go to {at}: not empty, and not the place that {} uses",
+                one.name,
+                target.display()
+            ))
+            .with_hint(elsewhere))
+        }
+        PlaceKind::Full => movable(&one.location, &place),
+    }
+}

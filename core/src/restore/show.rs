@@ -1,0 +1,45 @@
+//! The plan of a restore as a person reads it: `--dry-run`.
+
+use std::fmt;
+
+use super::plan::RestorePlan;
+
+impl fmt::Display for RestorePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "restore of backup {} (PostgreSQL {}) to {}", self.backup_id, self.major, self.target.display())?;
+        writeln!(f, "recover {}", self.recovery)?;
+        for one in &self.set_aside {
+            writeln!(f, "  keep     {} as {}", one.from.display(), one.to.display())?;
+        }
+        for piece in &self.pieces {
+            let part = match piece.subtree.as_os_str().is_empty() {
+                true => "all".to_owned(),
+                false => piece.subtree.display().to_string(),
+            };
+            let method = &piece.ticket.method;
+            writeln!(f, "  {method:<8} {} ({part}) -> {}", piece.ticket.name, piece.destination.display())?;
+        }
+        writeln!(
+            f,
+            "  empty    {}",
+            self.empty.iter().chain(&self.empty_if_there).map(String::as_str).collect::<Vec<_>>().join(", ")
+        )?;
+        writeln!(
+            f,
+            "  remove   what belongs to the running original: postmaster.pid, temporary files, relation caches, old signal files"
+        )?;
+        for one in &self.tablespaces {
+            writeln!(f, "  link     pg_tblspc/{} ({}) -> {}", one.oid, one.name, one.location.display())?;
+        }
+        for file in self.write.iter().chain(&self.write_if_missing) {
+            writeln!(f, "  write    {} ({} bytes)", file.name, file.content.len())?;
+        }
+        for setting in self.settings.iter().filter(|setting| !setting.value.is_empty()) {
+            writeln!(f, "  set      {} = {}", setting.name, setting.value)?;
+        }
+        if let Some(owner) = self.owner {
+            writeln!(f, "  owner    {}:{}", owner.uid, owner.gid)?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
+    }
+}

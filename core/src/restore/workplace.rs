@@ -1,0 +1,122 @@
+//! The throw-away places of a verification: private directories that are gone afterwards, whatever happens.
+//!
+//! A place lies on the file system of the snapshot that is restored into it, so that a reflink or a clone is possible and
+//! the disk of nobody else fills up; but never inside a directory of the original.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD};
+
+use super::pgdata::remove_any;
+use super::tablespaces::normal;
+use crate::error::{Error, Result};
+use crate::id::Token;
+use crate::model::{BackupInfo, EngineRecord};
+
+/// Private directories. Dropping it removes them.
+#[derive(Debug)]
+pub(super) struct Workplace {
+    name: String,
+    given: Option<PathBuf>,
+    forbidden: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+}
+
+impl Workplace {
+    /// A workplace that may not lie inside the directories of the original. `given` is the user's choice.
+    pub(super) fn new(info: &BackupInfo, given: Option<&Path>, token: &Token) -> Self {
+        let tablespaces = info.tablespaces.iter().flatten().map(|one| one.location.as_str());
+        let forbidden = info.pgdata.as_deref().into_iter().chain(tablespaces).map(|path| normal(Path::new(path)));
+        Self {
+            name: format!("barman-snap-verify-{}", &token.as_str()[..8]),
+            given: given.map(Path::to_owned),
+            forbidden: forbidden
+                .flat_map(|path| [super::host::real_path(&path).unwrap_or(path.clone()), path])
+                .collect(),
+            directories: Vec::new(),
+        }
+    }
+
+    /// The directory of ours near the volume that held `original`.
+    ///
+    /// # Errors
+    /// `precondition` when the user's directory cannot be used, or no other can.
+    pub(super) fn near(&mut self, record: &EngineRecord, original: &Path) -> Result<PathBuf> {
+        let candidates = match &self.given {
+            Some(given) => vec![given.clone()],
+            None => candidates(record, original),
+        };
+        let usable = candidates.iter().find(|place| self.usable(place)).ok_or_else(|| {
+            let tried: Vec<_> = candidates.iter().map(|place| place.display().to_string()).collect();
+            Error::precondition(format!("no place for a verification: {} cannot be used", tried.join(", ")))
+                .with_hint("name a writable directory outside of the cluster with --work-dir")
+        })?;
+        let directory = usable.join(&self.name);
+        if !self.directories.contains(&directory) {
+            // Others may pass through, since the server may run as another user; each place inside is private.
+            let made = DirBuilder::new().mode(0o711).create(&directory);
+            made.map_err(|error| Error::io("make the directory", &directory, error))?;
+            self.directories.push(directory.clone());
+        }
+        Ok(directory)
+    }
+
+    fn usable(&self, place: &Path) -> bool {
+        let writable = rustix::fs::accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok();
+        place.is_dir() && writable && !self.forbidden.iter().any(|taken| place.starts_with(taken))
+    }
+
+    /// Removes everything, and says what could not be removed.
+    pub(super) fn clean(&mut self) -> Result<()> {
+        while let Some(directory) = self.directories.last() {
+            remove_any(directory)?;
+            self.directories.pop();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            if let Err(error) = remove_stubbornly(directory) {
+                tracing::warn!(directory = %directory.display(), error = error.chain(), "cannot remove");
+            }
+        }
+    }
+}
+
+/// Removes a directory into which a copy, told to stop a moment ago, may still put a last file.
+#[allow(clippy::disallowed_methods, reason = "drop has no clock, and nobody waits for it but the end of a process")]
+fn remove_stubbornly(directory: &Path) -> Result<bool> {
+    for _ in 0..40 {
+        if let Ok(removed) = remove_any(directory) {
+            return Ok(removed);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    remove_any(directory)
+}
+
+/// The directories above the root of the volume, nearest first, up to its mount point; then the root itself, for a volume
+/// that is no larger than its mount; then the directory for temporary files.
+fn candidates(record: &EngineRecord, original: &Path) -> Vec<PathBuf> {
+    let real = super::host::real_path(original).unwrap_or_else(|_| original.to_owned());
+    let holds = |root: &Path| real.starts_with(root) || original.starts_with(root);
+    let volume = record
+        .snapshots
+        .iter()
+        .filter(|one| holds(&one.ticket.root))
+        .max_by_key(|one| one.ticket.root.components().count());
+    let mut places = Vec::new();
+    if let Some(volume) = volume {
+        let root = volume.ticket.root.as_path();
+        let mount = Path::new(&volume.mount_point);
+        places.extend(root.ancestors().skip(1).take_while(|place| place.starts_with(mount)).map(Path::to_owned));
+        places.push(root.to_owned());
+    }
+    places.push(std::env::temp_dir());
+    places
+}

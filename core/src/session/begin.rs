@@ -1,0 +1,235 @@
+//! Planning: from what the user asked and what server and provider say to a [`SessionPlan`], and the claim of its id.
+//!
+//! Nothing here changes anything but the last call, [`claim`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::driver::Tools;
+use super::journal::{Entry, Journal, Record};
+use super::owner::Owner;
+use super::plan::{SessionPlan, WalPolicy};
+use super::state::SessionState;
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{MountTable, PgPaths, PgRole, cover};
+use crate::id::{BackupId, IdSource};
+use crate::postgres::{BackupControl, ServerFacts};
+use crate::provider::{SnapshotProvider, Volume, VolumeSelection, VolumeSnapshot};
+
+/// What the user asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct BackupRequest {
+    /// A name for the backup (`--name`).
+    pub name: Option<String>,
+    /// The instance; `None` is this host, where the provider can tell.
+    pub instance: Option<String>,
+    /// The volumes. Empty: the engine finds those that hold the cluster.
+    pub volumes: Vec<String>,
+    /// Ask PostgreSQL for an immediate checkpoint.
+    pub immediate_checkpoint: bool,
+    /// Who keeps the WAL.
+    pub wal: WalPolicy,
+    /// Tags for the snapshots.
+    pub tags: BTreeMap<String, String>,
+    /// One group call or one call per volume; `None`: a group call where the provider has one.
+    pub group: Option<bool>,
+}
+
+/// How far the clocks of hosts that share a catalog may differ before a backup in the future is taken for a clock that
+/// went backwards.
+const CLOCK_TOLERANCE_S: i64 = 60;
+
+/// How many ids, one second apart, are tried when others are taken.
+const ID_ATTEMPTS: usize = 120;
+
+/// Makes the plan. Its id is only a proposal until [`claim`].
+pub(crate) async fn plan(
+    catalog: &Catalog,
+    journal: &Journal,
+    provider: &Arc<dyn SnapshotProvider>,
+    clock: &dyn Clock,
+    ids: &dyn IdSource,
+    control: &mut dyn BackupControl,
+    request: &BackupRequest,
+) -> Result<SessionPlan> {
+    if let Some(name) = &request.name {
+        check_name(name)?;
+    }
+    control.check_privileges().await?;
+    let facts = control.facts().await?;
+    check_archiving(&facts, request.wal)?;
+    let instance = provider.instance(request.instance.as_deref()).await?;
+    let paths = PgPaths::resolve(&facts)?;
+    let selection = match request.volumes.as_slice() {
+        [] => VolumeSelection::Holding(paths.real()),
+        named => VolumeSelection::Named(named.to_vec()),
+    };
+    let volumes = provider.volumes(&instance, &selection).await?;
+    let placed = cover(&paths, &volumes, &MountTable::current()?).require()?;
+    let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
+    if request.group == Some(true) && !group {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("provider {} cannot cut these volumes by one call", provider.name()),
+        ));
+    }
+    let control_volume = placed
+        .iter()
+        .find(|placed| placed.path.role == PgRole::Data)
+        .map(|placed| placed.volume)
+        .ok_or_else(|| Error::internal("no volume holds the data directory"))?;
+    let waves = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, group);
+    let backup_id = propose_id(catalog, journal, clock).await?;
+    let mut plan = SessionPlan {
+        server: catalog.server().to_string(),
+        mark: String::new(),
+        backup_name: request.name.clone(),
+        token: ids.token(),
+        planned_at: clock.now(),
+        owner: Owner::current(),
+        provider: provider.name().to_owned(),
+        instance,
+        volumes: volumes.into_iter().map(|volume| VolumeSnapshot { name: String::new(), volume }).collect(),
+        waves,
+        group,
+        immediate_checkpoint: request.immediate_checkpoint,
+        wal: request.wal,
+        tags: request.tags.clone(),
+        config_files: config_files(&facts),
+        real_paths: paths
+            .iter()
+            .filter(|path| path.named != path.real)
+            .filter_map(|path| Some((path.named.to_str()?.to_owned(), path.real.to_str()?.to_owned())))
+            .collect(),
+        facts,
+        backup_id: backup_id.clone(),
+    };
+    rename(&mut plan, provider.as_ref(), backup_id);
+    let requests: Vec<_> = (0..plan.waves.len()).flat_map(|wave| plan.requests(wave)).collect();
+    provider.check_requests(&requests).await?;
+    Ok(plan)
+}
+
+/// Stores the plan, and so claims its backup id, or the next free one.
+pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan) -> Result<SessionState> {
+    plan.mark = tools.journal.mark(tools.ids.as_ref()).await.map_err(|error| error.with_operation("plan"))?;
+    for _ in 0..ID_ATTEMPTS {
+        let entry = Entry {
+            version: Entry::VERSION,
+            sequence: 0,
+            epoch: 0,
+            at: tools.clock.now(),
+            nonce: format!("{:032x}", tools.ids.bits()),
+            record: Record::Planned { plan: Box::new(plan.clone()) },
+        };
+        match tools.journal.append(&plan.backup_id, &entry).await {
+            Ok(()) => return SessionState::replay(&[entry]),
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                // Another backup was started in the same second.
+                let next = plan.backup_id.next();
+                rename(&mut plan, tools.provider.as_ref(), next);
+            }
+            Err(error) => return Err(error.with_operation("plan")),
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, format!("no free backup id near {}", plan.backup_id))
+        .with_hint("are many backups being started at once?"))
+}
+
+/// Gives the plan an id and its snapshots their names.
+fn rename(plan: &mut SessionPlan, provider: &dyn SnapshotProvider, id: BackupId) {
+    for planned in &mut plan.volumes {
+        planned.name = provider.snapshot_name(&planned.volume, &id);
+    }
+    plan.backup_id = id;
+}
+
+/// The id for now: the local time, as stock tools write it, but never one that sorts before an existing backup.
+///
+/// Ids have no zone, so they go back when summer time ends or another host in another zone was used before; then the id
+/// after the newest is taken. If the *absolute* time of the newest is in the future, this host's clock is wrong, and
+/// nothing good can come of going on: retention and recovery to a time would choose wrongly.
+async fn propose_id(catalog: &Catalog, journal: &Journal, clock: &dyn Clock) -> Result<BackupId> {
+    let now = BackupId::at(clock.local().naive_local());
+    let newest = [catalog.latest_id().await?, journal.sessions().await?.last().cloned()].into_iter().flatten().max();
+    let Some(newest) = newest.filter(|newest| *newest >= now) else { return Ok(now) };
+    let taken = match catalog.read(&newest).await {
+        Ok(info) => info.begin_time.map(|time| time.to_utc()),
+        Err(_) => journal.read(&newest).await?.first().map(|entry| entry.at),
+    };
+    if let Some(taken) = taken {
+        let ahead = taken.signed_duration_since(clock.now()).num_seconds();
+        if ahead > CLOCK_TOLERANCE_S {
+            let message =
+                format!("backup {newest} was begun {ahead} s in the future of this host's clock ({})", clock.now());
+            return Err(Error::precondition(message).with_hint("one of the clocks is wrong; correct it first"));
+        }
+    }
+    Ok(newest.next())
+}
+
+/// Archiving has to work, or the engine has to be able to read `pg_wal`; else the backup could never be published.
+fn check_archiving(facts: &ServerFacts, wal: WalPolicy) -> Result<()> {
+    let archiving = facts.archive_mode != "off" && !facts.archive_command.is_empty();
+    if wal == WalPolicy::External || archiving {
+        return Ok(());
+    }
+    let pg_wal = facts.data_directory.join("pg_wal");
+    if std::fs::read_dir(&pg_wal).is_ok() {
+        return Ok(());
+    }
+    Err(Error::precondition(format!(
+        "WAL archiving is off (archive_mode = {}) and {} cannot be read from here",
+        facts.archive_mode,
+        pg_wal.display()
+    ))
+    .with_hint("set archive_mode = on and archive_command = 'barman-snap wal-archive URL SERVER %p', or run as the user of the server"))
+}
+
+/// A name as stock tools accept it: not empty, not an id, not a word that means something else.
+fn check_name(name: &str) -> Result<()> {
+    const RESERVED: [&str; 9] =
+        ["latest", "last", "oldest", "first", "last-failed", "latest-full", "last-full", "auto", "None"];
+    let bad = |why: &str| Err(Error::invalid(format!("not a good backup name: {name:?}")).with_hint(why.to_owned()));
+    match name {
+        "" => bad("it is empty"),
+        name if BackupId::looks_like(name) => bad("it looks like a backup id"),
+        name if RESERVED.contains(&name) => bad("the word has a meaning of its own"),
+        name if name.trim() != name || name.contains(['\n', '\r']) => bad("it begins or ends with a blank"),
+        _ => Ok(()),
+    }
+}
+
+/// The configuration files outside the data directory, as far as they can be read from here. They are no part of any
+/// snapshot; a restore to a new machine wants them. What cannot be read is left out: a backup does not fail for it.
+fn config_files(facts: &ServerFacts) -> BTreeMap<String, String> {
+    const LONGEST: u64 = 256 << 10;
+    let named = [&facts.config_file, &facts.hba_file, &facts.ident_file].into_iter().flatten();
+    named
+        .chain(&facts.included_files)
+        .filter(|path| !Path::new(path).starts_with(&facts.data_directory))
+        .filter(|path| std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= LONGEST))
+        .filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?)))
+        .collect()
+}
+
+/// The volume ids of a plan, for people.
+pub(crate) fn volume_names(volumes: &[Volume]) -> String {
+    volumes.iter().map(|volume| volume.id.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_mean_something_else_are_refused() {
+        for name in ["", "last", "20260529T101112", " x", "a\nb"] {
+            assert_eq!(check_name(name).unwrap_err().kind(), ErrorKind::InvalidInput, "{name:?}");
+        }
+        assert!(check_name("nightly").is_ok());
+    }
+}

@@ -1,0 +1,354 @@
+//! The only loop that does things: it asks [`step::next`] what comes next, does it, writes it down, and decides what an
+//! error means.
+//!
+//! The order within a step never varies: intent, effect, result. What the effects are is in [`effects`](super::effects);
+//! what is left of them after a death is [`recover`](super::recover)'s business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effects;
+use super::fault::{Fault, FaultPlan, Place};
+use super::journal::{Entry, Journal, Record};
+use super::phase::Phase;
+use super::progress::{CancelToken, Listener, Progress};
+use super::state::SessionState;
+use super::step::{self, Step};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::id::IdSource;
+use crate::postgres::BackupControl;
+use crate::provider::SnapshotProvider;
+
+/// How long the driver waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For every snapshot to be cut, in backup mode. `None`: as long as it takes (a plain copy may take hours).
+    pub cut: Option<Duration>,
+    /// For every snapshot to be ready, after backup mode. `None`: as long as it takes.
+    pub ready: Option<Duration>,
+    /// For the archiver to store the last segment.
+    pub wal: Duration,
+    /// How often a step that may be repeated is tried, behind the dividing line and on the way back.
+    pub attempts: u32,
+    /// The pause before the second attempt; it doubles each time.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { cut: None, ready: None, wal: Duration::from_secs(300), attempts: 4, pause: Duration::from_millis(500) }
+    }
+}
+
+/// What a driver works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Tools {
+    pub(crate) catalog: Catalog,
+    pub(crate) journal: Journal,
+    pub(crate) provider: Arc<dyn SnapshotProvider>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdSource>,
+    pub(crate) faults: Arc<dyn FaultPlan>,
+    pub(crate) listener: Listener,
+    pub(crate) patience: Patience,
+}
+
+/// Why a step was not completed.
+#[derive(Debug)]
+enum Stop {
+    /// The effect failed.
+    Failed(Error),
+    /// The journal could not be written: this driver must not go on, in any direction.
+    Journal(Error),
+    /// A fault plan killed the process.
+    Killed,
+}
+
+/// What an error means for the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// Undo everything.
+    Undo,
+    /// Stop here; `recover` can go on.
+    Leave,
+    /// Somebody has to look.
+    Stuck,
+}
+
+/// The rule of recovery, for a driver that is alive. Pure.
+pub(crate) fn disposition(step: Step, error: &Error, state: &SessionState) -> Disposition {
+    match state.phase {
+        Phase::Undoing => Disposition::Stuck,
+        _ if !state.is_past_the_line() => Disposition::Undo,
+        // The way forward is gone: a snapshot failed after its cut, or the backup was deleted under our hands.
+        _ if step == Step::AwaitReady && error.kind() == ErrorKind::Provider => Disposition::Undo,
+        _ if step == Step::Publish && error.kind() == ErrorKind::Conflict => Disposition::Undo,
+        _ => Disposition::Leave,
+    }
+}
+
+/// Drives one session.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) tools: Tools,
+    pub(crate) state: SessionState,
+    pub(crate) cancel: CancelToken,
+    control: Option<Box<dyn BackupControl>>,
+    epoch: u32,
+    in_backup_mode_since: Option<Duration>,
+    killed: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        tools: Tools,
+        state: SessionState,
+        control: Option<Box<dyn BackupControl>>,
+        cancel: CancelToken,
+    ) -> Self {
+        let epoch = state.epoch;
+        Self { tools, state, cancel, control, epoch, in_backup_mode_since: None, killed: false }
+    }
+
+    /// Runs to the end. An error is that of the step which failed first; whether the session was undone is in the state.
+    pub(crate) async fn run(&mut self) -> Result<()> {
+        let mut first = None;
+        loop {
+            match self.next_step().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return first.map_or(Ok(()), Err),
+                Err(error) => {
+                    let goes_on = self.state.phase == Phase::Undoing && !self.killed && first.is_none();
+                    let error = first.take().unwrap_or(error);
+                    if !goes_on || error.kind() == ErrorKind::Fenced {
+                        return Err(error);
+                    }
+                    first = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Does the next step, and says which it was; `None` when there is none. After an error the session is either
+    /// undoing (then the next steps undo it), or left to `recover`.
+    pub(crate) async fn next_step(&mut self) -> Result<Option<Step>> {
+        if self.killed {
+            return Err(Error::internal("this process counts as killed"));
+        }
+        let Some(step) = step::next(&self.state) else { return Ok(None) };
+        let begun = self.tools.clock.monotonic();
+        self.tools.listener.tell(&Progress::StepBegun { step });
+        match self.perform(step).await {
+            Ok(()) => {
+                let elapsed = self.tools.clock.monotonic().saturating_sub(begun);
+                self.tools.listener.tell(&Progress::StepDone { step, phase: self.state.phase, elapsed });
+                Ok(Some(step))
+            }
+            Err(Stop::Killed) => {
+                self.killed = true;
+                // A dead process has no connection.
+                self.control = None;
+                Err(Error::internal(format!("killed in step {step}")))
+            }
+            Err(Stop::Journal(error)) => Err(self.journal_is_gone(step, error).await),
+            Err(Stop::Failed(error)) => Err(self.failed(step, error).await),
+        }
+    }
+
+    /// Undoes the session by the user's or the recovery's decision.
+    pub(crate) async fn intend_undo(&mut self, reason: &str) -> Result<()> {
+        self.release().await;
+        self.tools.listener.tell(&Progress::Undoing { reason: reason.to_owned() });
+        self.append(Record::UndoIntended { reason: reason.to_owned() }).await
+    }
+
+    /// Takes the session over from another process; that one is fenced from here on.
+    pub(crate) async fn adopt(&mut self) -> Result<()> {
+        self.epoch = self.state.epoch + 1;
+        self.append(Record::Adopted { owner: super::owner::Owner::current() }).await
+    }
+
+    /// Brings a session that was stuck past the line back on its way.
+    pub(crate) async fn intend_finish(&mut self) -> Result<()> {
+        self.append(Record::FinishIntended).await
+    }
+
+    /// Writes one entry and takes it in.
+    async fn append(&mut self, record: Record) -> Result<()> {
+        let entry = Entry {
+            version: Entry::VERSION,
+            sequence: self.state.next_sequence,
+            epoch: self.epoch,
+            at: self.tools.clock.now(),
+            nonce: format!("{:032x}", self.tools.ids.bits()),
+            record,
+        };
+        // An illegal event must not reach the journal.
+        let mut after = self.state.clone();
+        after.apply(&entry)?;
+        self.tools.journal.append(&self.state.plan.backup_id, &entry).await?;
+        self.state = after;
+        Ok(())
+    }
+
+    async fn perform(&mut self, step: Step) -> Result<(), Stop> {
+        self.strike(step, Place::BeforeIntent)?;
+        if let Some(intent) = self.intent(step) {
+            self.append(intent).await.map_err(Stop::Journal)?;
+        }
+        self.strike(step, Place::BeforeEffect)?;
+        let record = self.effect_with_retries(step).await.map_err(Stop::Failed)?;
+        self.strike(step, Place::AfterEffect)?;
+        self.strike(step, Place::InJournal)?;
+        self.append(record).await.map_err(Stop::Journal)?;
+        if step == Step::Stop && self.state.plan.wal == super::WalPolicy::External {
+            self.release().await;
+        }
+        self.strike(step, Place::AfterResult)
+    }
+
+    /// The entry to write before the effect, unless it was written already.
+    fn intent(&self, step: Step) -> Option<Record> {
+        match step {
+            Step::Start if self.state.phase == Phase::Planned => Some(Record::StartIntended),
+            Step::Snapshot(wave) if self.state.waves_intended <= wave => Some(Record::CutIntended { wave }),
+            Step::StoreLabel if self.state.phase == Phase::Stopped => Some(Record::FinishIntended),
+            _ => None,
+        }
+    }
+
+    /// Before the line a step is tried once, as backup mode waits; behind it, and on the way back, every step may be
+    /// repeated.
+    async fn effect_with_retries(&mut self, step: Step) -> Result<Record> {
+        let mut pause = self.tools.patience.pause;
+        let mut attempt = 1;
+        loop {
+            let error = match self.effect(step).await {
+                Ok(record) => return Ok(record),
+                Err(error) => error,
+            };
+            let repeatable = self.state.is_past_the_line() || self.state.phase == Phase::Undoing;
+            if !repeatable || error.retry() == Retry::Never || attempt >= self.tools.patience.attempts {
+                return Err(error);
+            }
+            tracing::warn!(%step, attempt, error = error.chain(), "trying again");
+            let wait = match error.retry() {
+                Retry::After(asked) => asked.max(pause),
+                _ => pause,
+            };
+            self.tools.clock.sleep(wait).await;
+            pause *= 2;
+            attempt += 1;
+        }
+    }
+
+    /// The effect of a step, given up when the session is cancelled or its connection is lost.
+    async fn effect(&mut self, step: Step) -> Result<Record> {
+        let Self { tools, state, control, cancel, .. } = self;
+        let undoing = state.phase == Phase::Undoing;
+        let cancelled = async {
+            if undoing {
+                std::future::pending::<()>().await;
+            }
+            cancel.cancelled().await;
+        };
+        let work = async {
+            match (step, control.as_mut()) {
+                (Step::Start, Some(control)) => effects::start(state, control.as_mut()).await,
+                (Step::Stop, Some(control)) => {
+                    let since = self.in_backup_mode_since;
+                    effects::stop(tools, state, control.as_mut(), since).await
+                }
+                (Step::CompleteWal, control) => {
+                    effects::complete_wal(tools, state, control.map(|control| &mut **control)).await
+                }
+                (step, Some(control)) if step.needs_postgres() => tokio::select! {
+                    biased;
+                    result = effects::without_postgres(tools, state, step) => result,
+                    lost = control.lost() => Err(lost),
+                },
+                (step, None) if step.needs_postgres() => {
+                    Err(Error::internal(format!("step {step} needs the connection of its session")))
+                }
+                (step, _) => effects::without_postgres(tools, state, step).await,
+            }
+        };
+        let record = tokio::select! {
+            biased;
+            () = cancelled => Err(Error::new(ErrorKind::Cancelled, "the backup was cancelled")),
+            result = work => result,
+        }?;
+        match &record {
+            Record::StartReturned { .. } => self.in_backup_mode_since = Some(self.tools.clock.monotonic()),
+            Record::WalComplete { .. } => self.release().await,
+            _ => {}
+        }
+        Ok(record)
+    }
+
+    fn strike(&self, step: Step, place: Place) -> Result<(), Stop> {
+        match self.tools.faults.strike(step, place) {
+            None => Ok(()),
+            Some(Fault::Kill) => Err(Stop::Killed),
+            Some(Fault::Error(error)) if place == Place::InJournal => Err(Stop::Journal(error)),
+            Some(Fault::Error(error)) => Err(Stop::Failed(error)),
+        }
+    }
+
+    /// Closes the connection; PostgreSQL ends what is open on it.
+    async fn release(&mut self) {
+        if let Some(mut control) = self.control.take() {
+            control.close().await;
+        }
+    }
+
+    async fn failed(&mut self, step: Step, error: Error) -> Error {
+        let error = error
+            .with_operation(step.as_str())
+            .with_context("backup_id", self.state.plan.backup_id.to_string())
+            .with_context("phase", self.state.phase.to_string());
+        match disposition(step, &error, &self.state) {
+            Disposition::Leave => {
+                self.release().await;
+                let id = &self.state.plan.backup_id;
+                let hint = error.hint().map(|hint| format!("{hint}; then ")).unwrap_or_default();
+                error.with_hint(format!("{hint}run `barman-snap recover` to complete backup {id}"))
+            }
+            Disposition::Undo => match self.intend_undo(&error.chain()).await {
+                Ok(()) => error,
+                Err(journal) => {
+                    tracing::error!(error = journal.chain(), "the undo could not be written down");
+                    error
+                        .with_hint("its undo could not be recorded: run `barman-snap recover` when the catalog is back")
+                }
+            },
+            Disposition::Stuck => {
+                let reason = format!("{step}: {}", error.chain());
+                if let Err(journal) = self.append(Record::Stuck { reason }).await {
+                    tracing::error!(error = journal.chain(), "that the session is stuck could not be written down");
+                }
+                error.with_hint("mend the cause, then run `barman-snap recover`")
+            }
+        }
+    }
+
+    /// The journal cannot be written, or somebody else writes it: stop. A fenced driver before the line removes what its
+    /// own create calls have left, for the new owner may have looked before they took effect; the new owner is undoing,
+    /// it has no other choice there.
+    async fn journal_is_gone(&mut self, step: Step, error: Error) -> Error {
+        self.release().await;
+        if error.kind() == ErrorKind::Fenced
+            && !self.state.is_past_the_line()
+            && matches!(step, Step::Snapshot(_))
+            && let Err(left) = effects::delete_snapshots(&self.tools, &self.state).await
+        {
+            tracing::warn!(error = left.chain(), "snapshots of a fenced session may be left; gc will find them");
+        }
+        let id = self.state.plan.backup_id.to_string();
+        let fenced = error.kind() == ErrorKind::Fenced;
+        let error = error.with_operation(step.as_str()).with_context("backup_id", id);
+        if fenced { error } else { error.with_hint("run `barman-snap recover` when the catalog is back") }
+    }
+}

@@ -1,0 +1,227 @@
+//! What each step does. One function per row of the [table](super::step::TABLE); each returns the entry that records it.
+//!
+//! Every function here may be called twice, or be dropped in the middle and called again by another process.
+
+use std::time::Duration;
+
+use super::driver::Tools;
+use super::journal::Record;
+use super::metadata;
+use super::plan::WalPolicy;
+use super::progress::Progress;
+use super::recover::CatalogFact;
+use super::snapshots;
+use super::state::SessionState;
+use super::step::Step;
+use super::wait::Wait;
+use crate::catalog::Catalog;
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::id::{BackupId, Token};
+use crate::model::{BackupStatus, Lsn, Segment};
+use crate::postgres::{BackupControl, StartRequest, StartedBackup, StoppedBackup};
+use crate::wal::WalArchive;
+
+/// The steps that need no connection.
+pub(super) async fn without_postgres(tools: &Tools, state: &SessionState, step: Step) -> Result<Record> {
+    match step {
+        Step::Announce => announce(tools, state).await,
+        Step::Snapshot(wave) => snapshots::take(tools, state, wave).await,
+        Step::AwaitCut(wave) => {
+            // The names go into the catalog while the provider works; backup mode does not wait for them twice.
+            let (cut, ()) = futures::try_join!(snapshots::await_cut(tools, state, wave), name_snapshots(tools, state))?;
+            Ok(cut)
+        }
+        Step::StoreLabel => store_label(tools, state).await,
+        Step::AwaitReady => snapshots::await_ready(tools, state).await,
+        Step::Publish => publish(tools, state).await,
+        Step::DeleteSnapshots => delete_snapshots(tools, state).await,
+        Step::ClearCatalog => clear_catalog(tools, state).await,
+        Step::CloseUndo => Ok(Record::Undone),
+        Step::Start | Step::Stop | Step::CompleteWal => Err(Error::internal(format!("{step} is done elsewhere"))),
+    }
+}
+
+/// Enters backup mode.
+pub(super) async fn start(state: &SessionState, control: &mut dyn BackupControl) -> Result<Record> {
+    let plan = &state.plan;
+    let label = format!("Barman backup {} {}", plan.server, plan.backup_id);
+    let started = control.start(&StartRequest { label, fast: plan.immediate_checkpoint }).await?;
+    if started.in_recovery != plan.facts.in_recovery {
+        return Err(Error::new(
+            ErrorKind::Postgres,
+            "the server was promoted between planning and starting the backup",
+        ));
+    }
+    Ok(Record::StartReturned { started })
+}
+
+async fn announce(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let id = &state.plan.backup_id;
+    let info = metadata::backup_info(tools.provider.as_ref(), state, BackupStatus::Started)?;
+    match tools.catalog.create(id, &info).await {
+        Ok(_) => Ok(Record::Announced),
+        // Lost reply: what is there may be what we have just written.
+        Err(error) if matches!(error.kind(), ErrorKind::Conflict) || error.retry() == Retry::Unknown => {
+            match catalog_fact(&tools.catalog, id, &state.plan.token).await? {
+                CatalogFact::Ours => Ok(Record::Announced),
+                _ => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn name_snapshots(tools: &Tools, state: &SessionState) -> Result<()> {
+    tools
+        .catalog
+        .replace(&state.plan.backup_id, &metadata::backup_info(tools.provider.as_ref(), state, BackupStatus::Started)?)
+        .await
+}
+
+/// Leaves backup mode.
+pub(super) async fn stop(
+    tools: &Tools,
+    state: &SessionState,
+    control: &mut dyn BackupControl,
+    since: Option<Duration>,
+) -> Result<Record> {
+    let stopped = control.stop().await?;
+    let started = started(state)?;
+    if stopped.timeline != started.timeline {
+        let message =
+            format!("the timeline changed from {} to {} during the backup", started.timeline.0, stopped.timeline.0);
+        return Err(Error::new(ErrorKind::Postgres, message).with_hint("a fail-over happened; start the backup again"));
+    }
+    let elapsed = since.map_or(Duration::ZERO, |since| tools.clock.monotonic().saturating_sub(since));
+    Ok(Record::StopReturned { stopped, backup_mode_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX) })
+}
+
+async fn store_label(tools: &Tools, state: &SessionState) -> Result<Record> {
+    tools.catalog.write_label(&state.plan.backup_id, &stopped(state)?.label).await?;
+    Ok(Record::LabelStored)
+}
+
+/// Waits until every needed segment is in the catalog, and stores what the archiver has not, where `pg_wal` can be read.
+pub(super) async fn complete_wal(
+    tools: &Tools,
+    state: &SessionState,
+    mut control: Option<&mut (dyn BackupControl + 'static)>,
+) -> Result<Record> {
+    let plan = &state.plan;
+    if plan.wal == WalPolicy::External {
+        return Ok(Record::WalComplete { supplied: Vec::new() });
+    }
+    let (timeline, size) = (started(state)?.timeline, plan.facts.segment_size);
+    let (begin_lsn, end_lsn) = (started(state)?.lsn, stopped(state)?.lsn);
+    let needed: Vec<Segment> = Segment::needed(begin_lsn, end_lsn, timeline, size).collect();
+    let (Some(begin), Some(end)) = (needed.first(), needed.last()) else {
+        return Err(Error::corrupt(format!("the backup ended at {end_lsn}, before it began at {begin_lsn}")));
+    };
+    let archive = WalArchive::new(&tools.catalog).with_system_id(&plan.facts.system_id);
+    let pg_wal = plan.facts.data_directory.join("pg_wal");
+    let archiving = plan.facts.archive_mode != "off" && !plan.facts.archive_command.is_empty();
+    // A working archiver gets a moment to do its job before we do it.
+    let grace = if archiving { Duration::from_secs(2) } else { Duration::ZERO };
+    let mut wait = Wait::new(tools, Some(tools.patience.wal), Duration::from_millis(20), Duration::from_secs(2));
+    let mut supplied = Vec::new();
+    loop {
+        let missing = archive.missing(*begin, *end, size).await?;
+        let (done, of) = (needed.len() - missing.len(), needed.len());
+        tools.listener.tell(&Progress::Waiting { step: Step::CompleteWal, done, of, percent: None });
+        if missing.is_empty() {
+            return Ok(Record::WalComplete { supplied });
+        }
+        let switched = end.next(size).map_or(Lsn(u64::MAX), |next| next.start(size));
+        if wait.elapsed() >= grace && complete_up_to(state, control.as_deref_mut()).await >= switched {
+            match archive.supply(&pg_wal, &missing).await {
+                Ok(found) if !found.stored.is_empty() => {
+                    supplied.extend(found.stored.iter().map(ToString::to_string));
+                    continue;
+                }
+                Ok(_) => {}
+                // Not for us to read; the archiver may still come.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Err(error) = wait.pause(state).await {
+            let names: Vec<String> = missing.iter().take(3).map(ToString::to_string).collect();
+            let hint = format!(
+                "archive_mode is {}, archive_command is {:?}, and {} did not have them for this process",
+                plan.facts.archive_mode,
+                plan.facts.archive_command,
+                pg_wal.display()
+            );
+            let message = format!("{} WAL segment(s) did not reach the catalog: {}", missing.len(), names.join(", "));
+            return Err(Error::new(ErrorKind::Unavailable, message).with_hint(hint).with_source(error));
+        }
+    }
+}
+
+/// Up to which position segments in `pg_wal` are complete. On a primary `pg_backup_stop` has switched the segment; on a
+/// standby that is for the WAL receiver to say, and without a connection nobody knows.
+async fn complete_up_to(state: &SessionState, control: Option<&mut (dyn BackupControl + 'static)>) -> Lsn {
+    if !state.plan.facts.in_recovery {
+        return Lsn(u64::MAX);
+    }
+    match control {
+        Some(control) => control.flushed_lsn().await.unwrap_or(Lsn(0)),
+        None => Lsn(0),
+    }
+}
+
+async fn publish(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let id = &state.plan.backup_id;
+    match catalog_fact(&tools.catalog, id, &state.plan.token).await? {
+        CatalogFact::Ours => {}
+        CatalogFact::Unreadable => {
+            return Err(Error::corrupt(format!("the backup.info of {id} cannot be read any more")));
+        }
+        CatalogFact::Absent | CatalogFact::Foreign => {
+            return Err(Error::new(ErrorKind::Conflict, format!("backup {id} was deleted while it was being made")));
+        }
+    }
+    tools.catalog.replace(id, &metadata::backup_info(tools.provider.as_ref(), state, BackupStatus::Done)?).await?;
+    Ok(Record::Published)
+}
+
+/// Deletes everything that carries the token of the session.
+pub(super) async fn delete_snapshots(tools: &Tools, state: &SessionState) -> Result<Record> {
+    snapshots::delete_all(tools, state).await
+}
+
+async fn clear_catalog(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let id = &state.plan.backup_id;
+    match catalog_fact(&tools.catalog, id, &state.plan.token).await? {
+        CatalogFact::Ours => tools.catalog.remove(id).await?,
+        CatalogFact::Absent if state.announced => tools.catalog.remove(id).await?,
+        CatalogFact::Absent | CatalogFact::Foreign => {}
+        CatalogFact::Unreadable => {
+            let message = format!("the backup.info of {id} cannot be read, so it cannot be told whose it is");
+            return Err(Error::corrupt(message).with_hint("look at it, remove it, then run `barman-snap recover`"));
+        }
+    }
+    Ok(Record::CatalogCleared)
+}
+
+/// Whose `backup.info` is at `id`.
+pub(super) async fn catalog_fact(catalog: &Catalog, id: &BackupId, token: &Token) -> Result<CatalogFact> {
+    let info = match catalog.read(id).await {
+        Ok(info) => info,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(CatalogFact::Absent),
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(CatalogFact::Unreadable),
+        Err(error) => return Err(error),
+    };
+    Ok(match info.engine_record() {
+        Ok(Some(record)) if record.token == *token => CatalogFact::Ours,
+        _ => CatalogFact::Foreign,
+    })
+}
+
+pub(super) fn started(state: &SessionState) -> Result<&StartedBackup> {
+    state.started.as_ref().ok_or_else(|| Error::internal("the backup has not started"))
+}
+
+pub(super) fn stopped(state: &SessionState) -> Result<&StoppedBackup> {
+    state.stopped.as_ref().ok_or_else(|| Error::internal("the backup has not stopped"))
+}

@@ -1,0 +1,103 @@
+//! `recover`: gathers the facts, lets [`recover::decide`](super::recover::decide) decide, and carries the plan out dully.
+
+use serde::Serialize;
+
+use super::driver::{Driver, Tools};
+use super::effects;
+use super::phase::Phase;
+use super::progress::CancelToken;
+use super::recover::{Action, Facts, RecoveryPlan, Wishes, decide};
+use super::state::SessionState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::BackupId;
+
+/// What became of one session.
+#[derive(Debug, Serialize)]
+pub struct Rescue {
+    /// The plan.
+    #[serde(flatten)]
+    pub plan: RecoveryPlan,
+    /// The phase afterwards; the same as before in a dry run.
+    pub ended: Phase,
+    /// Why it did not work, if it did not.
+    #[serde(serialize_with = "as_text")]
+    pub error: Option<Error>,
+}
+
+fn as_text<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
+    match error {
+        Some(error) => serializer.serialize_some(&error.chain()),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// The state of one session, or `None` if its journal has no entry.
+pub(crate) async fn load(tools: &Tools, id: &BackupId) -> Result<Option<SessionState>> {
+    let entries = tools.journal.read(id).await?;
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    SessionState::replay(&entries).map(Some)
+}
+
+/// What to do about one session.
+pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<RecoveryPlan> {
+    if state.phase.is_final() {
+        return Ok(RecoveryPlan {
+            backup_id: state.plan.backup_id.clone(),
+            phase: state.phase,
+            action: Action::Nothing,
+            snapshots: Vec::new(),
+        });
+    }
+    let id = &state.plan.backup_id;
+    let last = tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
+    let silent = tools.clock.now().signed_duration_since(last).num_seconds();
+    let found = tools.provider.find(&state.plan.token, &state.plan.plain_volumes()).await?;
+    let facts = Facts {
+        owner: state.owner.liveness(),
+        silent_s: u64::try_from(silent).unwrap_or(0),
+        found: found.into_iter().map(|ticket| ticket.name).collect(),
+        catalog: effects::catalog_fact(&tools.catalog, id, &state.plan.token).await?,
+    };
+    Ok(decide(state, &facts, wishes))
+}
+
+/// Brings one session to its end, as its plan says.
+pub(crate) async fn carry_out(tools: &Tools, state: SessionState, plan: RecoveryPlan, cancel: CancelToken) -> Rescue {
+    let phase = state.phase;
+    if matches!(plan.action, Action::Nothing | Action::LeaveAlone { .. }) {
+        return Rescue { plan, ended: phase, error: None };
+    }
+    if state.plan.provider != tools.provider.name() {
+        let message = format!(
+            "the session of backup {} used provider {}, this is {}",
+            state.plan.backup_id,
+            state.plan.provider,
+            tools.provider.name()
+        );
+        let hint = format!("run it with --snapshot-provider {}", state.plan.provider);
+        return Rescue { ended: phase, plan, error: Some(Error::invalid(message).with_hint(hint)) };
+    }
+    let mut driver = Driver::new(tools.clone(), state, None, cancel);
+    let result = drive(&mut driver, &plan.action).await;
+    Rescue { ended: driver.state.phase, plan, error: result.err() }
+}
+
+async fn drive(driver: &mut Driver, action: &Action) -> Result<()> {
+    driver.adopt().await?;
+    match action {
+        Action::Undo { why } if driver.state.phase != Phase::Undoing => driver.intend_undo(why).await?,
+        Action::GoForward { .. } if driver.state.phase == Phase::Stuck => driver.intend_finish().await?,
+        _ => {}
+    }
+    let result = driver.run().await;
+    match (driver.state.phase, result) {
+        // The way forward turned out to be gone, and the undo worked: that is an end, too.
+        (Phase::Undone, Err(error)) if error.kind() != ErrorKind::Fenced => {
+            tracing::warn!(error = error.chain(), "could not go forward; undone");
+            Ok(())
+        }
+        (_, result) => result,
+    }
+}

@@ -1,0 +1,179 @@
+//! The dealings of a session with its provider: create all at once, wait for the slowest, delete everything.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::driver::Tools;
+use super::journal::Record;
+use super::progress::Progress;
+use super::state::SessionState;
+use super::step::Step;
+use super::wait::Wait;
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::provider::{CreateRequest, SnapshotState, Ticket};
+
+/// How long a create call whose outcome is unknown, or that was throttled, is looked after. Backup mode waits meanwhile.
+const CREATE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes the snapshots of a wave: one call each, all at once, or one call for all.
+pub(super) async fn take(tools: &Tools, state: &SessionState, wave: usize) -> Result<Record> {
+    let requests = state.plan.requests(wave);
+    let results = join_all(requests.iter().map(|request| create(tools, state, request))).await;
+    let mut tickets = Vec::new();
+    let mut first = None;
+    for result in results {
+        match result {
+            Ok(made) => tickets.extend(made),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    // What the other calls made is found again by its token.
+    match first {
+        Some(error) => Err(error),
+        None => Ok(Record::TicketsReceived { wave, tickets }),
+    }
+}
+
+/// One create call. Never repeated blindly: after an unknown outcome, and after a conflict, it looks first.
+async fn create(tools: &Tools, state: &SessionState, request: &CreateRequest) -> Result<Vec<Ticket>> {
+    let mut wait = Wait::new(tools, Some(CREATE_PATIENCE), Duration::from_millis(250), Duration::from_secs(8));
+    loop {
+        let error = match tools.provider.create(request).await {
+            Ok(tickets) => return Ok(tickets),
+            Err(error) => error,
+        };
+        let names: Vec<&str> = request.volumes.iter().map(|volume| volume.volume.id.as_str()).collect();
+        let error = error.with_context("volume", names.join(", "));
+        match error.retry() {
+            Retry::Unknown => return look(tools, state, request, error).await,
+            _ if error.kind() == ErrorKind::Conflict => return look(tools, state, request, error).await,
+            Retry::Never => return Err(error),
+            Retry::After(asked) => tools.clock.sleep(asked.min(CREATE_PATIENCE)).await,
+            Retry::Safe => {}
+        }
+        if wait.pause(state).await.is_err() {
+            return Err(error);
+        }
+    }
+}
+
+/// Looks for snapshots whose create call may have taken effect. They may take a while to show.
+async fn look(tools: &Tools, state: &SessionState, request: &CreateRequest, error: Error) -> Result<Vec<Ticket>> {
+    let patience = Some(Duration::from_secs(15));
+    let mut wait = Wait::new(tools, patience, Duration::from_millis(250), Duration::from_secs(4));
+    loop {
+        let found = tools.provider.find(&request.token, &state.plan.plain_volumes()).await?;
+        let ours: Vec<Ticket> = request
+            .volumes
+            .iter()
+            .filter_map(|volume| found.iter().find(|ticket| ticket.volume == volume.volume.id).cloned())
+            .collect();
+        if ours.len() == request.volumes.len() {
+            return Ok(ours);
+        }
+        if error.retry() != Retry::Unknown || wait.pause(state).await.is_err() {
+            return Err(error);
+        }
+    }
+}
+
+/// Waits until every snapshot of a wave has its point in time.
+pub(super) async fn await_cut(tools: &Tools, state: &SessionState, wave: usize) -> Result<Record> {
+    let begun = tools.clock.monotonic();
+    let volumes: BTreeSet<&str> =
+        state.plan.waves[wave].iter().map(|at| state.plan.volumes[*at].volume.id.as_str()).collect();
+    let tickets: Vec<&Ticket> =
+        state.tickets.iter().filter(|ticket| volumes.contains(ticket.volume.as_str())).collect();
+    let wait = Wait::new(tools, tools.patience.cut, Duration::from_millis(2), Duration::from_millis(500));
+    let bytes_copied = await_all(tools, state, Step::AwaitCut(wave), &tickets, wait, |reached| {
+        matches!(reached, SnapshotState::Cut | SnapshotState::Ready)
+    })
+    .await?;
+    let elapsed = tools.clock.monotonic().saturating_sub(begun);
+    let cut_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    Ok(Record::CutReached { wave, cut_ms, bytes_copied })
+}
+
+/// Waits until every snapshot can be restored from.
+pub(super) async fn await_ready(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let tickets: Vec<&Ticket> = state.tickets.iter().collect();
+    let wait = Wait::new(tools, tools.patience.ready, Duration::from_millis(20), Duration::from_secs(5));
+    await_all(tools, state, Step::AwaitReady, &tickets, wait, |reached| matches!(reached, SnapshotState::Ready))
+        .await?;
+    Ok(Record::SnapshotsReady)
+}
+
+/// Waits until all tickets are as far as `enough` asks; the sum of the bytes copied, where it is known.
+async fn await_all(
+    tools: &Tools,
+    state: &SessionState,
+    step: Step,
+    tickets: &[&Ticket],
+    mut wait: Wait<'_>,
+    enough: impl Fn(&SnapshotState) -> bool,
+) -> Result<Option<u64>> {
+    loop {
+        let mut done = 0;
+        let mut percent: Option<u8> = None;
+        let mut bytes: Option<u64> = None;
+        let statuses = join_all(tickets.iter().map(|ticket| tools.provider.status(ticket))).await;
+        for (ticket, status) in tickets.iter().zip(statuses) {
+            let status = match status {
+                Ok(status) => status,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(ticket, "it is gone")),
+                // A look that failed says nothing about the snapshot.
+                Err(error) if error.retry() != Retry::Never => continue,
+                Err(error) => return Err(error.with_context("volume", ticket.volume.clone())),
+            };
+            if let SnapshotState::Failed { reason } = &status.state {
+                return Err(failed(ticket, reason));
+            }
+            done += usize::from(enough(&status.state));
+            percent = [percent, status.percent].into_iter().flatten().min();
+            bytes = match (bytes, status.bytes_copied) {
+                (Some(before), Some(now)) => Some(before + now),
+                (before, now) => before.or(now),
+            };
+        }
+        if done == tickets.len() {
+            return Ok(bytes);
+        }
+        tools.listener.tell(&Progress::Waiting { step, done, of: tickets.len(), percent });
+        wait.pause(state).await?;
+    }
+}
+
+fn failed(ticket: &Ticket, reason: &str) -> Error {
+    Error::new(ErrorKind::Provider, format!("snapshot {} of volume {} failed: {reason}", ticket.name, ticket.volume))
+        .with_context("volume", ticket.volume.clone())
+        .with_context("snapshot", ticket.snapshot.clone())
+}
+
+/// Deletes everything that carries the token, and looks again until nothing does: a create call of a dead process may
+/// take effect late.
+pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let volumes = state.plan.plain_volumes();
+    let mut deleted = BTreeSet::new();
+    let mut known = state.tickets.clone();
+    for _ in 0..5 {
+        let found = tools.provider.find(&state.plan.token, &volumes).await?;
+        known.extend(found);
+        known.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
+        known.dedup_by(|a, b| a.snapshot == b.snapshot);
+        if known.is_empty() {
+            return Ok(Record::SnapshotsDeleted { deleted: deleted.into_iter().collect() });
+        }
+        let results = join_all(known.iter().map(|ticket| tools.provider.delete(ticket))).await;
+        for (ticket, result) in known.drain(..).zip(results) {
+            result.map_err(|error| {
+                error.with_context("volume", ticket.volume.clone()).with_context("snapshot", ticket.snapshot.clone())
+            })?;
+            deleted.insert(ticket.name);
+        }
+    }
+    Err(Error::new(ErrorKind::Provider, "snapshots with the token of this session keep appearing")
+        .with_retry(Retry::Safe)
+        .with_hint("is another process still taking this backup?"))
+}

@@ -1,0 +1,125 @@
+//! Bringing one WAL file back: what `restore_command` does.
+//!
+//! The invariants: the destination appears whole, checked and durable, or not at all. Absent is
+//! [`NotFound`](ErrorKind::NotFound) and nothing else is, because PostgreSQL takes "not found" for the end of the WAL: a network
+//! error must never look like it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::archive::{MAX_BYTES, WalArchive, blocking, check};
+use super::codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Compression, WalName};
+
+/// What was brought back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The object it came from.
+    pub key: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// True if it is the partial segment that was allowed in place of the whole one.
+    pub partial: bool,
+}
+
+impl WalArchive {
+    /// Brings a file back to `destination`. With `allow_partial`, a segment of which the archive has only the partial one is
+    /// given as that.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`InvalidInput`](ErrorKind::InvalidInput) for a name that PostgreSQL does not use,
+    /// [`Corrupt`](ErrorKind::Corrupt) if no object of that name is sound, [`Conflict`](ErrorKind::Conflict) if it is of
+    /// another cluster.
+    pub async fn fetch(&self, name: &str, destination: &Path, allow_partial: bool) -> Result<Fetched> {
+        let name: WalName = name.parse()?;
+        if let Some(fetched) = self.fetch_exact(name, destination, false).await? {
+            return Ok(fetched);
+        }
+        if let (WalName::Segment(segment), true) = (name, allow_partial)
+            && let Some(fetched) = self.fetch_exact(WalName::Partial(segment), destination, true).await?
+        {
+            return Ok(fetched);
+        }
+        Err(Error::not_found(format!("the archive of {} has no {name}", self.catalog.server())))
+    }
+
+    /// The content of a small file, a history file for example; none if the archive does not have it.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch), but for a missing file.
+    pub async fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let name: WalName = name.parse()?;
+        for (codec, key) in self.variants(name).await? {
+            if let Some((packed, _)) = self.catalog.space().get(&key).await? {
+                let content = codec::decompress(codec, &packed, MAX_BYTES)?;
+                check(name, &content, self.system_id.as_deref())?;
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tries every object of that name until one is sound.
+    async fn fetch_exact(&self, name: WalName, destination: &Path, partial: bool) -> Result<Option<Fetched>> {
+        let mut unsound = None;
+        for (codec, key) in self.variants(name).await? {
+            let Some((packed, _)) = self.catalog.space().get(&key).await? else { continue };
+            let (system_id, to) = (self.system_id.clone(), destination.to_owned());
+            let done = blocking(move || {
+                let content = codec::decompress(codec, &packed, MAX_BYTES)?;
+                check(name, &content, system_id.as_deref())?;
+                place(&content, &to)?;
+                Ok(content.len() as u64)
+            })
+            .await;
+            match done {
+                Ok(size) => return Ok(Some(Fetched { key, size, partial })),
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) => {
+                    tracing::warn!(key, %error, "an object of the WAL archive is not sound");
+                    unsound = Some(error.with_context("key", key));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match unsound {
+            Some(error) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    /// The codecs under which the archive has a file.
+    pub async fn stored_as(&self, name: WalName) -> Result<Vec<Option<Compression>>> {
+        Ok(self.variants(name).await?.into_iter().map(|(codec, _)| codec).collect())
+    }
+}
+
+/// Writes a file beside the destination and gives it its name when it is durable.
+fn place(content: &[u8], destination: &Path) -> Result<()> {
+    let fail = |error| Error::io("write", destination, error);
+    // One name for each destination: what a crash leaves is overwritten by the next attempt. PostgreSQL asks for one file at a
+    // time, and runs no two recoveries in one directory.
+    let mut temp = destination.as_os_str().to_owned();
+    temp.push(".barman-snap");
+    let temp = PathBuf::from(temp);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temp, destination)?;
+        let dir = destination.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temp);
+        // A missing directory is not a missing segment.
+        match fail(error) {
+            error if error.kind() == ErrorKind::NotFound => {
+                Error::precondition(format!("there is no directory for {}", destination.display())).with_source(error)
+            }
+            error => error,
+        }
+    })
+}

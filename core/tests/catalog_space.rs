@@ -1,0 +1,167 @@
+//! The verbs of `ObjectSpace`, the same list over every backend; and what is special about the local one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test may panic, say why it skips, and use the real time"
+)]
+
+mod catalog_shared;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use barman_snap::catalog::{ObjectSpace, PutNew, StoreHook, StoreOp};
+use barman_snap::{Error, ErrorKind, Result, Retry};
+use catalog_shared::{behaves, one_of_many_wins};
+
+#[tokio::test]
+async fn memory_behaves() {
+    behaves(&ObjectSpace::in_memory()).await;
+    one_of_many_wins(&ObjectSpace::in_memory()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_behaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::local(dir.path().join("not/yet/there"));
+    behaves(&space).await;
+    one_of_many_wins(&space).await;
+}
+
+#[tokio::test]
+async fn a_doubled_slash_is_a_key_of_its_own_where_the_store_can_hold_it() {
+    let space = ObjectSpace::in_memory();
+    space.put("p//srv/keep", "full").await.unwrap();
+    assert_eq!(space.get("p/srv/keep").await.unwrap(), None);
+    assert_eq!(space.get("p//srv/keep").await.unwrap().unwrap().0, "full");
+}
+
+#[tokio::test]
+async fn files_are_private_and_the_folders_of_deleted_objects_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("catalog");
+    let space = ObjectSpace::local(&root);
+    space.put_new("pg1/base/x/backup.info", "x").await.unwrap();
+    space.put("pg1/base/x/backup_label", "y").await.unwrap();
+    let mode = |path: &str| std::fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o7777;
+    for folder in ["", "pg1", "pg1/base", "pg1/base/x"] {
+        assert_eq!(mode(folder), 0o700, "{folder:?}");
+    }
+    for file in ["pg1/base/x/backup.info", "pg1/base/x/backup_label"] {
+        assert_eq!(mode(file), 0o600, "{file:?}");
+    }
+    assert_eq!(space.delete_prefix("pg1").await.unwrap(), 2);
+    assert!(!root.join("pg1").exists());
+    assert!(root.exists());
+}
+
+#[tokio::test]
+async fn leftovers_of_a_crash_are_never_seen_and_vanish_when_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, young) = (dir.path().join("a/.barman-snap.1.1"), dir.path().join("a/.barman-snap.1.2"));
+    std::fs::create_dir(dir.path().join("a")).unwrap();
+    std::fs::write(&old, "half an obj").unwrap();
+    std::fs::write(&young, "half an obj").unwrap();
+    let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+    std::fs::File::open(&old).unwrap().set_modified(yesterday).unwrap();
+
+    let space = ObjectSpace::local(dir.path());
+    assert_eq!(space.list("").await.unwrap(), []);
+    assert_eq!(space.list_dir("a").await.unwrap().objects, []);
+    space.put_new("a/b", "x").await.unwrap();
+    assert_eq!(space.list("").await.unwrap().len(), 1);
+    assert!(!old.exists(), "nobody can still be writing this one");
+    assert!(young.exists(), "this one may be another process at work");
+}
+
+#[tokio::test]
+async fn no_key_leaves_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::local(dir.path().join("c"));
+    for key in ["../x", "a/../../x", "/etc/x", "a//b", "./x", ".barman-snap.lock"] {
+        let error = space.put(key, "x").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{key}");
+    }
+}
+
+/// Root may write anywhere, so this runs the store in a process of an ordinary user.
+#[test]
+fn a_read_only_directory_is_permission_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("catalog");
+    std::fs::create_dir(&root).unwrap();
+    if rustix::process::geteuid().is_root() {
+        // An immutable directory refuses root as well, on file systems that have the flag.
+        let immutable = |on: &str| {
+            let status = std::process::Command::new("chattr").args([on, &root.display().to_string()]).status();
+            status.is_ok_and(|status| status.success())
+        };
+        if !immutable("+i") {
+            eprintln!("skipped: running as root, and chattr +i does not work here");
+            return;
+        }
+        let error = put_fails(&root);
+        immutable("-i");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+    } else {
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o500)).unwrap();
+        let error = put_fails(&root);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+    }
+}
+
+#[test]
+fn a_full_file_system_is_exhausted_and_leaves_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can mount a small file system");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let status = std::process::Command::new(program).args(args).arg(dir.path()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !run("mount", &["-t", "tmpfs", "-o", "size=64k", "none"]) {
+        eprintln!("skipped: mounting a small tmpfs does not work here");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let space = ObjectSpace::local(dir.path());
+    let error = runtime.block_on(space.put_new("a/b", vec![1; 100_000])).unwrap_err();
+    let files = std::fs::read_dir(dir.path().join("a")).unwrap().count();
+    run("umount", &[]);
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error:?}");
+    assert_eq!(files, 0);
+}
+
+fn put_fails(root: &Path) -> Error {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(ObjectSpace::local(root).put_new("a", "x")).unwrap_err()
+}
+
+#[derive(Debug)]
+struct LoseReply;
+
+impl StoreHook for LoseReply {
+    fn before(&self, op: StoreOp, _: &str) -> Result<()> {
+        if op == StoreOp::Delete { Err(Error::new(ErrorKind::Unavailable, "no network")) } else { Ok(()) }
+    }
+
+    fn after(&self, op: StoreOp, _: &str) -> Result<()> {
+        let lost = Error::new(ErrorKind::Unavailable, "reply lost").with_retry(Retry::Unknown);
+        if op == StoreOp::PutNew { Err(lost) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn a_hook_can_refuse_an_operation_and_lose_a_reply() {
+    let space = ObjectSpace::in_memory();
+    let faulty = space.with_hook(Arc::new(LoseReply));
+    assert_eq!(faulty.put_new("a", "x").await.unwrap_err().retry(), Retry::Unknown);
+    assert_eq!(space.put_new("a", "x").await.unwrap(), PutNew::Exists("x".into()), "it had happened");
+    faulty.delete("a").await.unwrap_err();
+    assert!(space.head("a").await.unwrap().is_some(), "it had not happened");
+}

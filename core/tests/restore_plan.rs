@@ -1,0 +1,328 @@
+//! The plan of a restore as arithmetic: what it says, and what it refuses.
+//!
+//! Every refusal is one change of a request that works, and its whole message is written down here.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use barman_snap::id::{BackupId, Token};
+use barman_snap::model::{
+    BackupInfo, BackupStatus, EngineRecord, Lsn, SnapshotRecord, Tablespace, Timeline, TimelineHistory,
+};
+use barman_snap::provider::Ticket;
+use barman_snap::restore::host::{Place, PlaceKind};
+use barman_snap::restore::plan::{places_to_look_at, plan};
+use barman_snap::restore::target::parse_time;
+use barman_snap::restore::{
+    ArchiveFacts, HostFacts, Owner, PlanInput, RecoveryTarget, RestorePlan, RestoreRequest, TargetPoint,
+    TargetTimeline, WalSource,
+};
+use chrono::{FixedOffset, Utc};
+
+/// A restore that works: two tablespaces, one on a volume of its own, one inside the volume of the data directory.
+#[derive(Clone)]
+struct Case {
+    info: BackupInfo,
+    record: EngineRecord,
+    request: RestoreRequest,
+    host: HostFacts,
+    archive: ArchiveFacts,
+}
+
+fn utc(text: &str) -> chrono::DateTime<FixedOffset> {
+    parse_time(text, &FixedOffset::east_opt(0).unwrap()).unwrap()
+}
+
+fn snapshot(name: &str, root: &str) -> SnapshotRecord {
+    let ticket = Ticket {
+        snapshot: format!("/snapshots/{name}"),
+        name: name.into(),
+        volume: root.into(),
+        root: root.into(),
+        method: "copy".into(),
+        token: Token::from_bits(1),
+        attributes: BTreeMap::new(),
+    };
+    SnapshotRecord { ticket, mount_point: root.into(), mount_options: "rw".into() }
+}
+
+fn good() -> Case {
+    let tablespace = |name: &str, oid, location: &str| Tablespace { name: name.into(), oid, location: location.into() };
+    let info = BackupInfo {
+        backup_label: Some("START WAL LOCATION: 0/9000028 (file 000000010000000000000009)\n".into()),
+        status: BackupStatus::Done,
+        pgdata: Some("/srv/pg/data".into()),
+        begin_xlog: Some(Lsn(0x900_0028)),
+        end_xlog: Some(Lsn(0xA00_0100)),
+        end_time: Some(utc("2026-05-29 10:00:00")),
+        systemid: Some("42".into()),
+        timeline: Some(Timeline(1)),
+        version: Some(150_004),
+        tablespaces: Some(vec![tablespace("ts1", 16384, "/srv/ts/one"), tablespace("ts2", 16385, "/srv/pg/two")]),
+        config_file: Some("/srv/pg/data/postgresql.conf".into()),
+        ..BackupInfo::default()
+    };
+    let record = EngineRecord {
+        snapshots: vec![snapshot("pg", "/srv/pg"), snapshot("ts", "/srv/ts")],
+        tablespace_map: Some("16384 /srv/ts/one\n16385 /srv/pg/two\n".into()),
+        settings: BTreeMap::from([("max_connections".into(), "200".into())]),
+        ..EngineRecord::new("local", Token::from_bits(1))
+    };
+    let wal =
+        WalSource::Catalog { program: vec!["/usr/bin/barman-snap".into()], url: "/cat".into(), server: "main".into() };
+    let mut request = RestoreRequest::new("/new/data", wal, Token::from_bits(0xABCD_EF01 << 96));
+    request.tablespaces = vec!["ts1:/new/one".parse().unwrap(), "ts2:/new/two".parse().unwrap()];
+    let segments = ["000000010000000000000009", "00000001000000000000000A"].map(str::to_owned);
+    Case {
+        info,
+        record,
+        request,
+        host: HostFacts::default(),
+        archive: ArchiveFacts { segments: Some(BTreeSet::from(segments)), ..ArchiveFacts::default() },
+    }
+}
+
+impl Case {
+    fn plan(&self) -> barman_snap::Result<RestorePlan> {
+        plan(PlanInput {
+            backup_id: &id(),
+            info: &self.info,
+            record: &self.record,
+            request: &self.request,
+            host: &self.host,
+            archive: &self.archive,
+            now: utc("2026-06-01 00:00:00").with_timezone(&Utc),
+        })
+    }
+
+    fn place(&mut self, path: &str, place: Place) {
+        self.host.places.insert(path.into(), place);
+    }
+}
+
+fn id() -> BackupId {
+    "20260529T095900".parse().unwrap()
+}
+
+fn full() -> Place {
+    Place { kind: PlaceKind::Full, ..Place::default() }
+}
+
+/// The stopped data directory of the same cluster.
+fn same_cluster() -> Place {
+    Place {
+        major: Some(15),
+        system_id: Some("42".into()),
+        tablespaces: BTreeMap::from([(16384, PathBuf::from("/new/one"))]),
+        ..full()
+    }
+}
+
+fn at(point: TargetPoint) -> RecoveryTarget {
+    RecoveryTarget { point, ..RecoveryTarget::default() }
+}
+
+#[test]
+fn a_plan_takes_each_piece_from_the_volume_that_held_it() {
+    let plan = good().plan().unwrap();
+    let pieces: Vec<_> = plan
+        .pieces
+        .iter()
+        .map(|piece| format!("{}:{}:{}", piece.ticket.name, piece.subtree.display(), piece.destination.display()))
+        .collect();
+    assert_eq!(pieces, ["pg:data:/new/data", "ts:one:/new/one", "pg:two:/new/two"]);
+    assert!(plan.pieces[0].exclude_content.contains(&"pg_wal".into()));
+    let written: BTreeMap<_, _> = plan.write.iter().map(|file| (file.name.as_str(), file.content.as_str())).collect();
+    assert_eq!(written["tablespace_map"], "16384 /new/one\n16385 /new/two\n");
+    assert_eq!(written["backup_label"], good().info.backup_label.unwrap());
+    assert_eq!(written["recovery.signal"], "");
+    assert_eq!(plan.write.last().unwrap().name, "backup_label");
+}
+
+#[test]
+fn a_plan_reads_well_and_round_trips_as_json() {
+    let mut case = good();
+    case.request.recovery = at(TargetPoint::Lsn(Lsn(0xA00_0200)));
+    let plan = case.plan().unwrap();
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<RestorePlan>(&json).unwrap(), plan);
+    insta::assert_snapshot!(plan.to_string(), @r"
+    restore of backup 20260529T095900 (PostgreSQL 15) to /new/data
+    recover up to and including 0/A000200, then promote
+      copy     pg (data) -> /new/data
+      copy     ts (one) -> /new/one
+      copy     pg (two) -> /new/two
+      empty    pg_wal, pg_replslot, pg_dynshmem, pg_notify, pg_serial, pg_snapshots, pg_stat_tmp, pg_subtrans, log, pg_log
+      remove   what belongs to the running original: postmaster.pid, temporary files, relation caches, old signal files
+      link     pg_tblspc/16384 (ts1) -> /new/one
+      link     pg_tblspc/16385 (ts2) -> /new/two
+      write    tablespace_map (30 bytes)
+      write    recovery.signal (0 bytes)
+      write    backup_label (62 bytes)
+      set      restore_command = /usr/bin/barman-snap wal-restore /cat main %f %p
+      set      recovery_target_lsn = 0/A000200
+      set      recovery_target_inclusive = on
+      set      recovery_target_timeline = latest
+      set      recovery_target_action = promote
+    warning: the restored server keeps the archive_command of the original and will archive its new timeline with it; turn archiving off if it is a clone
+    ");
+}
+
+#[test]
+fn what_cannot_work_is_refused_in_one_line() {
+    type Change = fn(&mut Case);
+    let table: &[(&str, Change)] = &[
+        ("the target directory /new/data is not empty", |case| case.place("/new/data", full())),
+        ("the target /new/data is not a directory", |case| {
+            case.place("/new/data", Place { kind: PlaceKind::Other, ..Place::default() });
+        }),
+        ("the target directory must be an absolute path: data", |case| case.request.target = "data".into()),
+        ("the target directory has a \"..\": /new/../data", |case| case.request.target = "/new/../data".into()),
+        ("/new/data is not a PostgreSQL data directory, so nothing there is replaced", |case| {
+            case.request.in_place = true;
+            case.place("/new/data", full());
+        }),
+        ("a server is running on /new/data (process 77)", |case| {
+            case.request.in_place = true;
+            case.place("/new/data", Place { running: Some(77), ..same_cluster() });
+        }),
+        ("/new/data is the data directory of another cluster: system identifier 43, the backup has 42", |case| {
+            case.request.in_place = true;
+            case.place("/new/data", Place { system_id: Some("43".into()), ..same_cluster() });
+        }),
+        ("/new/data is a mount point and cannot be renamed", |case| {
+            case.request.in_place = true;
+            case.place("/new/data", Place { mount_point: true, ..same_cluster() });
+        }),
+        ("the snapshot /new/data/.snapshots/pg lies inside /new/data", |case| {
+            case.request.in_place = true;
+            case.record.snapshots[0].ticket.snapshot = "/new/data/.snapshots/pg".into();
+            case.place("/new/data", same_cluster());
+        }),
+        ("tablespace \"ts1\" cannot go to /new/one: not empty", |case| case.place("/new/one", full())),
+        ("tablespace \"ts2\" cannot go to /new/two: not empty, and not the place that /new/data uses", |case| {
+            case.request.in_place = true;
+            case.place("/new/data", same_cluster());
+            case.place("/new/two", full());
+        }),
+        ("the backup has no tablespace \"ts3\"", |case| {
+            case.request.tablespaces.push("ts3:/new/three".parse().unwrap());
+        }),
+        ("tablespaces \"ts1\" and \"ts2\" cannot both go to /new/one", |case| {
+            case.request.tablespaces[1].to = "/new/one".into();
+        }),
+        (
+            "tablespace \"ts1\" cannot go to /new/data/one: that is not apart from the data directory /new/data",
+            |case| case.request.tablespaces[0].to = "/new/data/one".into(),
+        ),
+        (
+            "target time 2026-05-29 09:59:59 +00:00 is before the end of backup 20260529T095900, 2026-05-29 10:00:00 +00:00",
+            |case| case.request.recovery = at(TargetPoint::Time(utc("2026-05-29 09:59:59"))),
+        ),
+        ("target time 2026-06-01 00:00:01 +00:00 is in the future", |case| {
+            case.request.recovery = at(TargetPoint::Time(utc("2026-06-01 00:00:01")));
+        }),
+        ("target LSN 0/A0000FF is before the end of backup 20260529T095900, 0/A000100", |case| {
+            case.request.recovery = at(TargetPoint::Lsn(Lsn(0xA00_00FF)));
+        }),
+        ("target LSN 0/B000001 is beyond the archive, which ends at 0/B000000", |case| {
+            case.request.recovery = at(TargetPoint::Lsn(Lsn(0xB00_0001)));
+        }),
+        ("timeline 7 is not in the archive", |case| {
+            case.request.recovery.timeline = TargetTimeline::Id(Timeline(7));
+        }),
+        ("timeline 2 does not continue backup 20260529T095900, which ended at 0/A000100 on timeline 1", |case| {
+            case.archive.ancestry =
+                BTreeMap::from([(Timeline(2), TimelineHistory::parse(Timeline(2), "1\t0/9000000\tx\n").unwrap())]);
+            case.request.recovery.timeline = TargetTimeline::Id(Timeline(2));
+        }),
+        ("backup 20260529T095900 is FAILED, not DONE: disk full", |case| {
+            case.info.status = BackupStatus::Failed;
+            case.info.error = Some("disk full".into());
+        }),
+        ("backup 20260529T095900 is of PostgreSQL 12; 13 is the oldest one supported", |case| {
+            case.info.version = Some(120_004);
+        }),
+        ("backup 20260529T095900 was written by a newer version of this program (record 2)", |case| {
+            case.record.version = 2;
+        }),
+        ("backup 20260529T095900 has no backup_label", |case| case.info.backup_label = None),
+        ("the archive lacks 00000001000000000000000A, which backup 20260529T095900 needs", |case| {
+            case.archive.segments.as_mut().unwrap().pop_last();
+        }),
+        ("no snapshot of this backup holds tablespace \"ts1\" at /srv/ts/one", |case| {
+            case.record.snapshots.pop();
+        }),
+        ("only root can give files to another user", |case| {
+            case.host.uid = 1000;
+            case.request.owner = Some(Owner { uid: 101, gid: 104 });
+        }),
+        ("a standby follows its primary and has no recovery target", |case| {
+            case.request.standby = true;
+            case.request.recovery = at(TargetPoint::Immediate);
+        }),
+        ("restore_command cannot fetch a file: \"true\"", |case| {
+            case.request.wal = WalSource::Command("true".into());
+        }),
+    ];
+    for (expected, change) in table {
+        let mut case = good();
+        change(&mut case);
+        let error = case.plan().expect_err(expected);
+        assert_eq!(error.message(), *expected);
+    }
+}
+
+#[test]
+fn in_place_renames_what_is_there_and_deletes_nothing() {
+    let mut case = good();
+    case.request.in_place = true;
+    case.place("/new/data", same_cluster());
+    case.place("/new/one", full());
+    let plan = case.plan().unwrap();
+    let renamed: Vec<_> =
+        plan.set_aside.iter().map(|one| format!("{} {}", one.from.display(), one.to.display())).collect();
+    assert_eq!(renamed, ["/new/data /new/data.before-restore-abcdef01", "/new/one /new/one.before-restore-abcdef01"]);
+}
+
+#[test]
+fn a_tablespace_inside_the_data_directory_never_leads_back_to_the_original() {
+    let mut case = good();
+    case.request.tablespaces.pop();
+    case.info.tablespaces.as_mut().unwrap()[1].location = "/srv/pg/data/two".into();
+    let plan = case.plan().unwrap();
+    assert_eq!(plan.tablespaces[1].location, Path::new("/new/data/two"));
+    assert!(plan.write[0].content.ends_with("16385 /new/data/two\n"));
+    // It comes along with the data directory.
+    assert_eq!(plan.pieces.len(), 2);
+    // Sent elsewhere, its content is not copied twice.
+    case.request.tablespaces.push("ts2:/new/two".parse().unwrap());
+    let plan = case.plan().unwrap();
+    assert_eq!(plan.pieces.len(), 3);
+    assert!(plan.pieces[0].exclude_content.contains(&"two".into()));
+}
+
+#[test]
+fn a_data_directory_named_through_a_link_is_found_on_its_volume() {
+    let mut case = good();
+    case.info.pgdata = Some("/var/lib/pg".into());
+    case.place("/var/lib/pg", Place { real: Some("/srv/pg/data".into()), ..full() });
+    assert!(places_to_look_at(&case.info, &case.request).unwrap().contains(&"/var/lib/pg".into()));
+    assert_eq!(case.plan().unwrap().pieces[0].subtree, Path::new("data"));
+}
+
+#[test]
+fn saved_configuration_is_changed_so_that_it_leads_to_the_new_place() {
+    let mut case = good();
+    let file = "/etc/postgresql/15/main/postgresql.conf";
+    case.info.config_file = Some(file.into());
+    case.record.config_files.insert(file.into(), "data_directory = '/srv/pg/data'\nport = 5432".into());
+    assert!(case.plan().unwrap().warnings[0].contains("max_connections = 200"));
+    case.request.with_config = true;
+    let plan = case.plan().unwrap();
+    let content = &plan.write_if_missing[0].content;
+    assert!(content.ends_with("external_pid_file = ''\nmax_connections = '200'\n"), "{content}");
+    assert!(content.contains("\ndata_directory = '/new/data'\n"), "{content}");
+}

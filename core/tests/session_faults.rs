@@ -1,0 +1,283 @@
+//! Break it at every point, then: clean slate or published, and no snapshot that belongs to nobody.
+//!
+//! The provider is the real local one (plain copies of real directories); PostgreSQL and the clock are scripted.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests: a panic is a failure")]
+
+mod support_session;
+
+use barman_snap::engine::RecoverRequest;
+use barman_snap::session::fault::FaultPlan;
+use barman_snap::session::{Phase, Step, Wishes, step};
+use barman_snap::testing::faults::Mishap;
+use barman_snap::testing::{OneFault, Recorder};
+use support_session::{House, Verdict};
+
+const FORWARD: [Step; 9] = [
+    Step::Start,
+    Step::Announce,
+    Step::Snapshot(0),
+    Step::AwaitCut(0),
+    Step::Stop,
+    Step::StoreLabel,
+    Step::CompleteWal,
+    Step::AwaitReady,
+    Step::Publish,
+];
+
+const BACK: [Step; 3] = [Step::DeleteSnapshots, Step::ClearCatalog, Step::CloseUndo];
+
+/// After the mishap: what `recover` makes of it, in a new process.
+async fn rescue(house: &House) -> Verdict {
+    let engine = house.engine().build();
+    let wishes = Wishes { force: true, ..Wishes::default() };
+    let rescues = engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+    for rescue in &rescues {
+        assert!(rescue.error.is_none(), "recover failed: {:?}", rescue.error);
+        assert!(rescue.ended.is_final(), "{} after recover", rescue.ended);
+    }
+    // Twice is harmless.
+    for again in engine.recover(&RecoverRequest::default()).await.unwrap() {
+        assert!(again.error.is_none() && again.ended.is_final());
+    }
+    house.verdict().await
+}
+
+#[tokio::test]
+async fn a_backup_without_mishap_is_published() {
+    let house = House::new();
+    let recorder = std::sync::Arc::new(Recorder::default());
+    let mut session = house.backup(house.engine().faults(recorder.clone())).await.unwrap();
+    let summary = session.run().await.unwrap();
+    assert_eq!(summary.snapshots.len(), house.volumes());
+    assert_eq!(recorder.steps(), FORWARD);
+    assert_eq!(house.verdict().await, Verdict::Published);
+    assert_eq!(house.postgres.backups_open(), 0);
+}
+
+#[tokio::test]
+async fn every_mishap_at_every_step_ends_published_or_with_a_clean_slate() {
+    let mut table = String::new();
+    for step in FORWARD {
+        for mishap in Mishap::ALL {
+            let house = House::new();
+            let fault = std::sync::Arc::new(OneFault::new(step, mishap));
+            let engine = house.engine().faults(fault.clone());
+            let mut session = house.backup(engine).await.unwrap();
+            let result = session.run().await;
+            let phase = session.phase();
+            drop(session);
+            assert!(fault.has_struck(), "{mishap:?} at {step} did not strike");
+            assert_eq!(house.postgres.backups_open(), 0, "{mishap:?} at {step}: still in backup mode");
+            let verdict = rescue(&house).await;
+            let past_the_line = FORWARD.iter().position(|other| *other == step) > Some(4)
+                || (step == Step::Stop && mishap == Mishap::KilledAfterResult);
+            let expected = if past_the_line { Verdict::Published } else { Verdict::CleanSlate };
+            assert_eq!(verdict, expected, "{mishap:?} at {step}: {result:?} in phase {phase}");
+            if verdict == Verdict::CleanSlate {
+                assert!(result.is_err(), "{mishap:?} at {step} was not reported");
+            }
+            table.push_str(&format!("{step:<16} {:<20} {phase:<13} {verdict:?}\n", format!("{mishap:?}")));
+        }
+    }
+    println!("{table}");
+}
+
+#[tokio::test]
+async fn every_mishap_on_the_way_back_still_ends_with_a_clean_slate() {
+    for step in BACK {
+        for mishap in Mishap::ALL {
+            let house = House::new();
+            // Cancelling brings the session to its way back, with snapshots made.
+            let fault = std::sync::Arc::new(OneFault::new(step, mishap));
+            let mut session = house.backup(house.engine().faults(fault.clone())).await.unwrap();
+            while session.next_step().await.unwrap() != Some(Step::Snapshot(0)) {}
+            session.cancel_token().cancel();
+            let error = session.run().await.unwrap_err();
+            assert_eq!(error.kind(), barman_snap::ErrorKind::Cancelled, "{error:?}");
+            drop(session);
+            assert!(fault.has_struck(), "{mishap:?} at {step} did not strike");
+            assert_eq!(rescue(&house).await, Verdict::CleanSlate, "{mishap:?} at {step}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_death_between_any_two_steps_and_another_during_recovery_is_recovered() {
+    for step in FORWARD {
+        for second in FORWARD.into_iter().chain(BACK) {
+            let house = House::new();
+            let first = std::sync::Arc::new(OneFault::new(step, Mishap::KilledAfter));
+            let mut session = house.backup(house.engine().faults(first)).await.unwrap();
+            assert!(session.run().await.is_err());
+            drop(session);
+            let fault = std::sync::Arc::new(OneFault::new(second, Mishap::KilledAfter));
+            let engine = house.engine().faults(fault as std::sync::Arc<dyn FaultPlan>).build();
+            let wishes = Wishes { force: true, ..Wishes::default() };
+            engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+            assert_ne!(rescue(&house).await, Verdict::Mess, "killed after {step}, then after {second}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_step_run_twice_is_harmless() {
+    for step in FORWARD.into_iter().filter(|step| *step != Step::Start && *step != Step::Stop) {
+        let house = House::new();
+        // The effect happens, its result is lost, the same driver does it again: what an embedding program may do, and
+        // what every step behind the line does by itself.
+        let fault = std::sync::Arc::new(OneFault::new(step, Mishap::KilledAfter));
+        let mut session = house.backup(house.engine().faults(fault)).await.unwrap();
+        assert!(session.run().await.is_err());
+        drop(session);
+        let (verdict, twice) = (rescue(&house).await, house.verdict().await);
+        assert_eq!(verdict, twice, "{step}");
+        assert_ne!(verdict, Verdict::Mess, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_drivers_one_is_fenced_and_nothing_is_left() {
+    let house = House::new();
+    let mut first = house.backup(house.engine()).await.unwrap();
+    while first.next_step().await.unwrap() != Some(Step::Announce) {}
+    // Somebody is sure that the first is dead.
+    assert_eq!(rescue(&house).await, Verdict::CleanSlate);
+    let error = first.run().await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Fenced, "{error:?}");
+    drop(first);
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+    assert_eq!(house.postgres.backups_open(), 0);
+}
+
+#[tokio::test]
+async fn a_fenced_driver_deletes_what_its_own_create_calls_made_too_late() {
+    let house = House::new();
+    let mut first = house.backup(house.engine()).await.unwrap();
+    while first.phase() != Phase::Snapshotting {
+        // Its intent is written, its create call is on the way ...
+        if step::next(first.state()) == Some(Step::Snapshot(0)) {
+            break;
+        }
+        first.next_step().await.unwrap();
+    }
+    assert_eq!(rescue(&house).await, Verdict::CleanSlate);
+    // ... and takes effect only now.
+    assert_eq!(first.next_step().await.unwrap_err().kind(), barman_snap::ErrorKind::Fenced);
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}
+
+#[tokio::test]
+async fn two_backups_started_in_the_same_second_get_two_ids() {
+    let house = House::new();
+    let mut first = house.backup(house.engine()).await.unwrap();
+    let mut second = house.backup(house.engine()).await.unwrap();
+    assert_eq!(second.backup_id(), &first.backup_id().next());
+    first.run().await.unwrap();
+    second.run().await.unwrap();
+    assert_eq!(house.engine().build().catalog().list().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_clock_that_went_backwards_is_refused_and_summer_time_is_not() {
+    let house = House::new();
+    house.backup(house.engine()).await.unwrap().run().await.unwrap();
+    // Summer time ends: the local time goes back an hour, the absolute time goes on.
+    house.clock.set_zone(chrono::FixedOffset::west_opt(3600).unwrap());
+    let newest = house.engine().build().catalog().latest_id().await.unwrap().unwrap();
+    let mut second = house.backup(house.engine()).await.unwrap();
+    assert_eq!(second.backup_id(), &newest.next());
+    second.run().await.unwrap();
+    // The clock itself goes back a day.
+    house.clock.set(house.clock_start() - chrono::Duration::days(1));
+    let error = house.backup(house.engine()).await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Precondition);
+    assert!(error.to_string().contains("clock"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_connection_undoes_the_backup() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    while session.next_step().await.unwrap() != Some(Step::Snapshot(0)) {}
+    house.postgres.lose_connections("the server was restarted");
+    let error = session.run().await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Postgres, "{error:?}");
+    assert_eq!(session.phase(), Phase::Undone);
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}
+
+#[tokio::test]
+async fn a_promotion_during_the_backup_undoes_it() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    while session.next_step().await.unwrap() != Some(Step::Snapshot(0)) {}
+    house.postgres.promote();
+    assert!(session.run().await.unwrap_err().to_string().contains("timeline"));
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}
+
+#[tokio::test]
+async fn a_backup_deleted_while_it_is_made_is_not_brought_back() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    while session.next_step().await.unwrap() != Some(Step::AwaitReady) {}
+    let id = session.backup_id().clone();
+    house.engine().build().catalog().remove(&id).await.unwrap();
+    let error = session.run().await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Conflict, "{error:?}");
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}
+
+#[tokio::test]
+async fn cancelling_behind_the_line_leaves_it_to_recover() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    while session.next_step().await.unwrap() != Some(Step::Stop) {}
+    session.cancel_token().cancel();
+    let error = session.run().await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Cancelled);
+    assert!(error.to_string().contains("recover"), "{error}");
+    drop(session);
+    assert_eq!(rescue(&house).await, Verdict::Published);
+}
+
+#[tokio::test]
+async fn a_live_process_is_left_alone() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    session.next_step().await.unwrap();
+    let rescues = house.engine().build().recover(&RecoverRequest::default()).await.unwrap();
+    assert!(rescues[0].plan.to_string().contains("leave alone"), "{}", rescues[0].plan);
+    session.run().await.unwrap();
+    assert_eq!(house.verdict().await, Verdict::Published);
+}
+
+#[tokio::test]
+async fn gc_finds_what_bears_our_mark_and_belongs_to_nobody() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    session.run().await.unwrap();
+    let id = session.backup_id().clone();
+    let engine = house.engine().build();
+    assert!(engine.plan_gc(chrono::Duration::days(30)).await.unwrap().is_empty());
+    // A stock tool deletes the metadata and knows nothing of local snapshots.
+    engine.catalog().remove(&id).await.unwrap();
+    let plan = engine.plan_gc(chrono::Duration::days(30)).await.unwrap();
+    assert_eq!(plan.orphans.len(), house.volumes());
+    assert_eq!(plan.journals, [id]);
+    engine.apply_gc(&plan).await.unwrap();
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+    assert!(engine.plan_gc(chrono::Duration::days(30)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn gc_leaves_the_snapshots_of_an_unfinished_session_alone() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    while session.next_step().await.unwrap() != Some(Step::Snapshot(0)) {}
+    drop(session);
+    let plan = house.engine().build().plan_gc(chrono::Duration::days(30)).await.unwrap();
+    assert!(plan.is_empty(), "{plan}");
+    assert_eq!(plan.open_sessions.len(), 1);
+}

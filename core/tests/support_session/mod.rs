@@ -1,0 +1,108 @@
+//! A small house for sessions: a cluster of three directories, a catalog in memory, a scripted PostgreSQL.
+
+#![allow(clippy::unwrap_used, reason = "a test support module: a panic is the report")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName};
+use barman_snap::engine::EngineBuilder;
+use barman_snap::model::{BackupStatus, Tablespace};
+use barman_snap::provider::local::{LocalOptions, LocalProvider, Method};
+use barman_snap::session::{BackupRequest, BackupSession, WalPolicy};
+use barman_snap::testing::{ManualClock, ScriptedPostgres};
+use barman_snap::{Engine, Result};
+use chrono::{DateTime, Utc};
+
+/// What is left when everything is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// One complete backup, with all its snapshots and no other.
+    Published,
+    /// No backup, no snapshot.
+    CleanSlate,
+    /// Anything else.
+    Mess,
+}
+
+/// See the module documentation.
+pub(crate) struct House {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) postgres: ScriptedPostgres,
+    catalog: Catalog,
+    roots: Vec<PathBuf>,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let roots: Vec<PathBuf> = ["data", "wal", "ts1"].iter().map(|name| root.join(name).join("pg")).collect();
+        for place in &roots {
+            std::fs::create_dir_all(place.join("sub")).unwrap();
+            std::fs::write(place.join("sub/file"), place.to_str().unwrap()).unwrap();
+        }
+        std::fs::create_dir(roots[0].join("global")).unwrap();
+        std::fs::write(roots[0].join("global/pg_control"), "control").unwrap();
+        std::os::unix::fs::symlink(&roots[1], roots[0].join("pg_wal")).unwrap();
+        let location = roots[2].to_str().unwrap().to_owned();
+        let postgres = ScriptedPostgres::new(&roots[0], vec![Tablespace { name: "ts1".into(), oid: 16384, location }]);
+        let layout = Layout::new("", ServerName::new("pg1").unwrap()).unwrap();
+        let house = Self {
+            clock: Arc::new(ManualClock::at(DateTime::UNIX_EPOCH)),
+            postgres,
+            catalog: Catalog::new(ObjectSpace::in_memory(), layout),
+            roots,
+            _dir: dir,
+        };
+        house.clock.set(house.clock_start());
+        house
+    }
+
+    pub(crate) fn clock_start(&self) -> DateTime<Utc> {
+        "2026-05-29T10:11:12Z".parse().unwrap()
+    }
+
+    pub(crate) fn volumes(&self) -> usize {
+        self.roots.len()
+    }
+
+    pub(crate) fn engine(&self) -> EngineBuilder {
+        let options = LocalOptions { method: Method::Copy, ..LocalOptions::default() };
+        Engine::on(self.catalog.clone()).provider(Arc::new(LocalProvider::new(options))).clock(self.clock.clone())
+    }
+
+    pub(crate) async fn backup(&self, engine: EngineBuilder) -> Result<BackupSession> {
+        let request = BackupRequest { wal: WalPolicy::External, ..BackupRequest::default() };
+        engine.build().backup(self.postgres.connect(), &request).await
+    }
+
+    /// Everything below the snapshot directories, and the catalog.
+    pub(crate) async fn verdict(&self) -> Verdict {
+        let left: Vec<PathBuf> = self.roots.iter().flat_map(|root| snapshots_near(root)).collect();
+        let entries = self.catalog.list().await.unwrap();
+        let labels = self.catalog.space().list(&self.catalog.layout().base()).await.unwrap();
+        match entries.as_slice() {
+            [] if left.is_empty() && labels.is_empty() => Verdict::CleanSlate,
+            [entry] if entry.status() == Some(BackupStatus::Done) => {
+                let record = entry.info.as_ref().unwrap().engine_record().unwrap().unwrap();
+                let named: Vec<PathBuf> =
+                    record.snapshots.iter().map(|one| PathBuf::from(&one.ticket.snapshot)).collect();
+                let whole = named.len() == self.roots.len() && named.iter().all(|path| left.contains(path));
+                let nothing_else = left
+                    .iter()
+                    .all(|path| named.iter().any(|named| path.to_str().unwrap().starts_with(named.to_str().unwrap())));
+                if whole && nothing_else { Verdict::Published } else { Verdict::Mess }
+            }
+            _ => Verdict::Mess,
+        }
+    }
+}
+
+/// The entries of the snapshot directories beside a root.
+fn snapshots_near(root: &Path) -> Vec<PathBuf> {
+    let Some(parent) = root.parent() else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(parent.join(".barman_snap")) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}

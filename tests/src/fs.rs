@@ -1,0 +1,123 @@
+//! File systems in image files, mounted through loop devices: btrfs, XFS with reflinks, ext4.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command::run;
+use crate::scratch::Scratch;
+use crate::skip::{Missing, Need};
+use crate::user;
+
+/// A kind of file system that the local provider treats differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Subvolumes and snapshots.
+    Btrfs,
+    /// Reflinks.
+    XfsReflink,
+    /// Neither: plain copies.
+    Ext4,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Btrfs, Self::XfsReflink, Self::Ext4];
+
+    /// The name in `/proc/filesystems`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Btrfs => "btrfs",
+            Self::XfsReflink => "xfs",
+            Self::Ext4 => "ext4",
+        }
+    }
+
+    fn make(self) -> Command {
+        let (program, options): (_, &[&str]) = match self {
+            Self::Btrfs => ("mkfs.btrfs", &["-q"]),
+            Self::XfsReflink => ("mkfs.xfs", &["-q", "-m", "reflink=1"]),
+            Self::Ext4 => ("mkfs.ext4", &["-q"]),
+        };
+        let mut command = Command::new(program);
+        command.args(options);
+        command
+    }
+
+    /// Whether such a file system can be made and mounted on this machine.
+    pub fn available(self) -> Result<(), Missing> {
+        let need = Need::FileSystem(self.name());
+        if !user::is_root() {
+            return Err(Missing::new(need, "only root may mount it"));
+        }
+        if !Path::new("/dev/loop-control").exists() {
+            return Err(Missing::new(need, "the kernel has no loop devices"));
+        }
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if !known.lines().any(|line| line.split_whitespace().last() == Some(self.name())) {
+            return Err(Missing::new(need, "the kernel does not know it (modprobe may help)"));
+        }
+        match self.make().arg("-V").output() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Missing::new(need, "there is no program to make one; run tools/setup.sh test")),
+        }
+    }
+}
+
+/// A mounted file system of its own, which belongs to the server user and is gone when this is dropped.
+#[derive(Debug)]
+pub struct LoopFs {
+    kind: Kind,
+    mount: PathBuf,
+    scratch: Scratch,
+}
+
+impl LoopFs {
+    /// Makes and mounts one. The image is sparse, so `size_mib` costs nothing; XFS wants 300 at least.
+    pub fn new(kind: Kind, size_mib: u64) -> Result<Self, Missing> {
+        Self::with_options(kind, size_mib, "")
+    }
+
+    /// Like [`new`](Self::new), with mount options (`user_subvol_rm_allowed`, say).
+    pub fn with_options(kind: Kind, size_mib: u64, options: &str) -> Result<Self, Missing> {
+        kind.available()?;
+        let scratch = Scratch::new();
+        let image = scratch.path().join("image");
+        let file = std::fs::File::create(&image).expect("the image file is made");
+        file.set_len(size_mib << 20).expect("a sparse file can have any size");
+        run(kind.make().arg(&image));
+        let mount = scratch.dir("fs");
+        let mut options = options.to_owned();
+        options.push_str(if options.is_empty() { "loop" } else { ",loop" });
+        // With this option the loop device goes away with the mount.
+        run(Command::new("mount").arg("-o").arg(&options).arg(&image).arg(&mount));
+        user::give(&mount);
+        Ok(Self { kind, mount, scratch })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Its image file.
+    pub fn image(&self) -> PathBuf {
+        self.scratch.path().join("image")
+    }
+
+    /// A new place in it that a snapshot can be taken of: a subvolume on btrfs, a directory elsewhere.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        let path = self.mount.join(name);
+        if self.kind == Kind::Btrfs {
+            run(Command::new("btrfs").args(["subvolume", "create"]).arg(&path));
+            user::give(&path);
+        } else {
+            user::make_dir(&path);
+        }
+        path
+    }
+}

@@ -1,0 +1,141 @@
+//! How a new cluster shall look.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Cluster, Installation};
+use crate::command::run;
+use crate::scratch::Scratch;
+use crate::user;
+
+/// How a new [`Cluster`] shall look; [`start`](Self::start) makes it. Every directory is made when it is missing.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    installation: Installation,
+    data: Option<PathBuf>,
+    wal: Option<PathBuf>,
+    tablespaces: Vec<(String, PathBuf)>,
+    settings: Vec<(String, String)>,
+    checksums: bool,
+    segment_mib: u32,
+    tcp: bool,
+}
+
+impl Builder {
+    pub(super) fn new(installation: Installation) -> Self {
+        Self {
+            installation,
+            data: None,
+            wal: None,
+            tablespaces: Vec::new(),
+            settings: Vec::new(),
+            checksums: true,
+            segment_mib: 16,
+            tcp: false,
+        }
+    }
+
+    /// Where the data directory shall be. Without it: in a scratch directory of the cluster.
+    pub fn data(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data = Some(path.into());
+        self
+    }
+
+    /// A place of its own for `pg_wal`.
+    pub fn wal(mut self, path: impl Into<PathBuf>) -> Self {
+        self.wal = Some(path.into());
+        self
+    }
+
+    /// Adds a tablespace.
+    pub fn tablespace(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.tablespaces.push((name.to_owned(), path.into()));
+        self
+    }
+
+    /// Adds a line to `postgresql.conf`.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Turns archiving on with this command.
+    pub fn archive_command(self, command: &str) -> Self {
+        self.setting("archive_mode", "on").setting("archive_command", command)
+    }
+
+    /// Without data checksums. They are on otherwise.
+    pub fn without_checksums(mut self) -> Self {
+        self.checksums = false;
+        self
+    }
+
+    /// Another size of the WAL segments than 16 MiB: a power of two from 1 to 1024.
+    pub fn segment_mib(mut self, size: u32) -> Self {
+        self.segment_mib = size;
+        self
+    }
+
+    /// Listens on a free port of 127.0.0.1 too.
+    pub fn tcp(mut self) -> Self {
+        self.tcp = true;
+        self
+    }
+
+    /// Makes the cluster and starts it.
+    pub fn start(self) -> Cluster {
+        let scratch = Scratch::new();
+        let data = self.data.clone().unwrap_or_else(|| scratch.path().join("data"));
+        self.initdb(&data);
+        self.configure(&data);
+        let mut owned = vec![data.clone()];
+        owned.extend(self.wal.clone());
+        owned.extend(self.tablespaces.iter().map(|(_, path)| path.clone()));
+        let port = if self.tcp { crate::s3::free_port() } else { 5432 };
+        let mut cluster = Cluster::over(self.installation, scratch, data, port);
+        if self.tcp {
+            cluster.option("listen_addresses", "127.0.0.1");
+        }
+        cluster.own(owned);
+        cluster.start();
+        for (name, path) in &self.tablespaces {
+            user::make_dir(path);
+            cluster.sql(&format!("CREATE TABLESPACE \"{name}\" LOCATION '{}'", path.display()));
+        }
+        cluster.remember_tablespaces(self.tablespaces);
+        cluster
+    }
+
+    fn initdb(&self, data: &Path) {
+        let parents = [Some(data), self.wal.as_deref()];
+        for parent in parents.into_iter().flatten().filter_map(Path::parent) {
+            user::make_dir(parent);
+        }
+        let mut initdb = self.installation.command("initdb");
+        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8", "-D"]).arg(data);
+        initdb.arg(format!("--wal-segsize={}", self.segment_mib));
+        if self.checksums {
+            initdb.arg("--data-checksums");
+        } else if self.installation.version() >= 18 {
+            // On by default since 18.
+            initdb.arg("--no-data-checksums");
+        }
+        if let Some(wal) = &self.wal {
+            initdb.arg("-X").arg(wal);
+        }
+        run(&mut initdb);
+    }
+
+    fn configure(&self, data: &Path) {
+        let mut lines = String::from("\n# Of the test.\n");
+        for (name, value) in &self.settings {
+            // Writing to a string does not fail.
+            let _ = writeln!(lines, "{name} = '{}'", value.replace('\'', "''"));
+        }
+        let path = data.join("postgresql.conf");
+        let conf = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+        fs::write(&path, conf + &lines).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    }
+}
