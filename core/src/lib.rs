@@ -7,6 +7,7 @@ pub mod error;
 pub mod host;
 pub mod id;
 pub mod model;
+pub mod options;
 pub mod postgres;
 pub mod provider;
 pub mod restore;

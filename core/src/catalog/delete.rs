@@ -212,7 +212,9 @@ impl Catalog {
         }
         if let Some(provider) = provider {
             // Concurrently, and all of them even if one fails: a snapshot costs money every hour.
-            let deleted = futures::stream::iter(&backup.snapshots).map(|ticket| provider.delete(ticket));
+            // Owned tickets: a closure over references makes the whole future one that cannot be sent to a thread.
+            let deleted = futures::stream::iter(backup.snapshots.clone())
+                .map(|ticket| async move { provider.delete(&ticket).await });
             let deleted: Vec<Result<()>> = deleted.buffer_unordered(PARALLEL).collect().await;
             deleted.into_iter().collect::<Result<()>>()?;
         }

@@ -365,8 +365,11 @@ impl ObjectSpace {
 
     /// Deletes many objects, several at a time. All are tried; the first error is returned.
     pub async fn delete_many(&self, keys: &[String]) -> Result<()> {
-        let deleted: Vec<Result<()>> =
-            futures::stream::iter(keys).map(|key| self.delete(key)).buffer_unordered(PARALLEL).collect().await;
+        let deleted: Vec<Result<()>> = futures::stream::iter(keys.to_vec())
+            .map(|key| async move { self.delete(&key).await })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
         deleted.into_iter().collect()
     }
 

@@ -141,6 +141,12 @@ impl Engine {
         }
     }
 
+    /// The same engine, telling somebody else of progress.
+    #[must_use]
+    pub fn with_listener(&self, listener: Listener) -> Self {
+        Self { tools: Tools { listener, ..self.tools.clone() } }
+    }
+
     /// The catalog.
     pub fn catalog(&self) -> &Catalog {
         &self.tools.catalog
