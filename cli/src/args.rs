@@ -6,9 +6,6 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Snapshot backups for PostgreSQL: take, list, restore and prove them.
-///
-/// URL is where the catalog lies: a directory, file:///path, s3://bucket/path, gs://bucket/path, or Azure's
-/// <https://account.blob.core.windows.net/container/path>. SERVER is the name of the PostgreSQL server in it.
 #[derive(Debug, Parser)]
 #[command(
     name = "barman-snap",
@@ -18,8 +15,16 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
     disable_help_subcommand = true,
     propagate_version = false,
     max_term_width = 110,
-    after_help = "Exit codes: 0 success; 1 the operation failed or was refused; 2 something could not be reached; \
-                  3 wrong options or names; 4 damaged data or a defect.\nOne line of `error:` on stderr says why."
+    after_help = "URL is where the catalog lies: a directory, file:///path, s3://bucket/path, gs://bucket/path, or Azure's \
+                  https://account.blob.core.windows.net/container/path. SERVER is the name of the PostgreSQL server in it.
+
+\
+                  Exit codes: 0 success; 1 the operation failed or was refused; 2 something could not be reached; \
+                  3 wrong options or names; 4 damaged data or a defect.
+One line of `error:` on stderr says why.
+
+\
+                  `barman-snap COMMAND --help` tells the options of a command."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -32,7 +37,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Print help
-    #[arg(long, global = true, action = ArgAction::Help)]
+    #[arg(long, global = true, action = ArgAction::HelpShort)]
     help: Option<bool>,
     /// Say more on stderr (repeat for debug)
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
@@ -154,6 +159,7 @@ pub(crate) struct SnapshotArgs {
 
 /// Options of the local provider.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Snapshots")]
 pub(crate) struct LocalArgs {
     /// How local snapshots are taken; by default whatever each volume allows
     #[arg(long, value_name = "METHOD", value_parser = ["auto", "btrfs", "zfs", "reflink", "copy"], default_value = "auto")]
@@ -175,23 +181,19 @@ pub(crate) enum ProviderName {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
+    /// The WAL is kept by another tool
+    #[arg(long)]
+    pub(crate) wal_external: bool,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
-    /// The WAL is kept by another tool
-    #[arg(long)]
-    pub(crate) wal_external: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
     #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
-    #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
     /// Name of the backup
     #[arg(short, long)]
     pub(crate) name: Option<String>,
@@ -204,6 +206,9 @@ pub(crate) struct BackupArgs {
     /// The WAL is kept by another tool: do not look for it, and say so in the metadata
     #[arg(long)]
     pub(crate) wal_external: bool,
+    /// Of a standby: database, connection string or URI of its primary, which is asked to end the last WAL segment
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) primary_dbname: Option<String>,
     /// Seconds to wait for the archiver to store the last segment
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) wal_timeout: u64,
@@ -216,6 +221,10 @@ pub(crate) struct BackupArgs {
     /// Print the plan and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
 }
 
 #[derive(Debug, Args)]
@@ -255,8 +264,6 @@ pub(crate) struct KeepArgs {
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
-    #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
     /// Id or name of a backup, or first, last
     #[arg(short, long, group = "which")]
     pub(crate) backup_id: Option<String>,
@@ -269,6 +276,8 @@ pub(crate) struct DeleteArgs {
     /// Print what would be deleted and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
 }
 
 /// Where a recovery ends.
@@ -296,7 +305,7 @@ pub(crate) struct TargetArgs {
     /// Stop just before the target rather than just after
     #[arg(long)]
     pub(crate) target_exclusive: bool,
-    /// What PostgreSQL does at the target
+    /// What PostgreSQL does at the target; by default it is promoted
     #[arg(long, value_name = "ACTION", value_parser = ["promote", "pause", "shutdown"])]
     pub(crate) target_action: Option<String>,
 }
@@ -309,25 +318,31 @@ pub(crate) struct RestoreArgs {
     pub(crate) backup_id: String,
     /// Data directory to restore to: absent or empty, unless --in-place
     pub(crate) target_dir: PathBuf,
-    #[command(flatten)]
-    pub(crate) target: TargetArgs,
-    #[command(flatten)]
-    pub(crate) local: LocalArgs,
     /// Put a tablespace somewhere else: NAME:LOCATION (repeat for several)
     #[arg(long, value_name = "NAME:LOCATION")]
     pub(crate) tablespace: Vec<String>,
     /// Replace what is in TARGET_DIR; its server must be stopped, and its system identifier that of the backup
     #[arg(long)]
     pub(crate) in_place: bool,
-    /// restore_command to write; by default this program with the same catalog
+    /// Command that fetches WAL for the restored server; by default this program with the same catalog
     #[arg(long, value_name = "COMMAND")]
     pub(crate) restore_command: Option<String>,
+    /// Write the configuration files that lay outside the data directory into it, where it has none
+    #[arg(long)]
+    pub(crate) with_config: bool,
+    /// Write archive_mode = off, for a clone that must not archive
+    #[arg(long)]
+    pub(crate) no_archiving: bool,
     /// Write standby.signal: the restored server follows another one
     #[arg(long)]
     pub(crate) standby: bool,
     /// Print the plan and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
 }
 
 #[derive(Debug, Args)]
@@ -337,12 +352,10 @@ pub(crate) struct VerifyArgs {
     /// Id or name of a backup, first, last
     #[arg(default_value = "last")]
     pub(crate) backup_id: String,
-    #[command(flatten)]
-    pub(crate) local: LocalArgs,
     /// Directory for the throw-away server; by default beside the snapshot
     #[arg(long, value_name = "DIR")]
     pub(crate) work_dir: Option<PathBuf>,
-    /// Directory with the programs of the PostgreSQL version of the backup
+    /// Directory with the programs of the PostgreSQL version of the backup; by default they are looked for
     #[arg(long, value_name = "DIR")]
     pub(crate) pg_bin_dir: Option<PathBuf>,
     /// SQL to run on the restored server (repeat for several)
@@ -357,14 +370,14 @@ pub(crate) struct VerifyArgs {
     /// Seconds until the server must be consistent
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
-    #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
     /// This session only
     #[arg(short, long, value_name = "ID")]
     pub(crate) backup_id: Option<String>,
@@ -380,20 +393,22 @@ pub(crate) struct RecoverArgs {
     /// Print the plan and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
-    #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
     /// Remove what was found
     #[arg(long)]
     pub(crate) apply: bool,
     /// Days for which the journals of undone backups are kept
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     pub(crate) keep_undone: u32,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
 }
 
 #[derive(Debug, Args)]
@@ -408,7 +423,7 @@ pub(crate) struct WalArchiveArgs {
 
 /// How a WAL file is compressed.
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("codec").multiple(false)))]
+#[command(next_help_heading = "Compression (one of them; without any, WAL is stored as it is)", group(clap::ArgGroup::new("codec").multiple(false)))]
 pub(crate) struct CompressionArgs {
     /// gzip
     #[arg(short = 'z', long, group = "codec")]
@@ -460,6 +475,36 @@ mod tests {
     #[test]
     fn the_options_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// The reference page: the help of every command, as it is printed in a terminal of 100 columns.
+    fn reference() -> String {
+        let mut cli = Cli::command().term_width(100);
+        cli.build();
+        let mut text = String::from(
+            "# The command line\n\nWhat `--help` prints. Generated: `BLESS=1 cargo test -p barman-snap-cli reference`.\n",
+        );
+        let mut add = |command: &mut clap::Command, title: &str| {
+            let help = command.render_help().to_string();
+            let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+            text.push_str(&format!("\n## {title}\n\n```text\n{}\n```\n", lines.join("\n").trim_end()));
+        };
+        add(&mut cli, "barman-snap");
+        for command in cli.get_subcommands_mut() {
+            let title = command.get_name().to_owned();
+            add(command, &title);
+        }
+        text
+    }
+
+    #[test]
+    fn the_reference_page_is_what_help_prints() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
+        let text = reference();
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert!(std::fs::read_to_string(path).unwrap() == text, "docs/cli.md is old; BLESS=1 writes it anew");
     }
 
     #[test]

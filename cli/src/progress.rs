@@ -1,4 +1,4 @@
-//! Progress on stderr: one changing line on a terminal, a line per step elsewhere when `-v` asks for it.
+//! Progress on stderr: one changing line on a terminal, a line per finished step elsewhere when `-v` asks for it.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,8 @@ pub(crate) fn listener(common: &Common) -> Listener {
     }
     if common.verbose > 0 {
         return Listener::new(|progress| {
-            if let Some(text) = describe(progress) {
+            // A log is read afterwards; what was being waited for is of interest only while it lasts.
+            if let Some(text) = describe(progress).filter(|_| !is_passing(progress)) {
                 let _ = writeln!(std::io::stderr(), "{text}");
             }
         });
@@ -32,11 +33,15 @@ fn on_terminal(open: &Mutex<bool>, progress: &Progress) {
     let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
     let mut err = std::io::stderr();
     let clear = if *open { "\r\x1b[2K" } else { "" };
-    let stays = !matches!(progress, Progress::Waiting { .. } | Progress::StepBegun { .. });
+    let stays = !is_passing(progress);
     let end = if stays { "\n" } else { "" };
     let _ = write!(err, "{clear}{text}{end}");
     let _ = err.flush();
     *open = !stays;
+}
+
+fn is_passing(progress: &Progress) -> bool {
+    matches!(progress, Progress::Waiting { .. } | Progress::StepBegun { .. })
 }
 
 fn describe(progress: &Progress) -> Option<String> {

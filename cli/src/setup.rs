@@ -61,6 +61,11 @@ pub(crate) async fn connect(args: &ConnectionArgs) -> Result<Box<dyn BackupContr
     Ok(Box::new(PostgresControl::connect(&options).await?))
 }
 
+/// Connects to the server of a connection string.
+pub(crate) async fn connect_to(dbname: &str) -> Result<Box<dyn BackupControl>> {
+    Ok(Box::new(PostgresControl::connect(&ConnectOptions::new(dbname)).await?))
+}
+
 fn store_options(args: &StoreArgs) -> StoreOptions {
     StoreOptions {
         endpoint_url: args.endpoint_url.clone(),

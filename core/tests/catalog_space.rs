@@ -11,7 +11,6 @@ mod catalog_shared;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use barman_snap::catalog::{ObjectSpace, PutNew, StoreHook, StoreOp};
 use barman_snap::{Error, ErrorKind, Result, Retry};
@@ -59,22 +58,27 @@ async fn files_are_private_and_the_folders_of_deleted_objects_go() {
 }
 
 #[tokio::test]
-async fn leftovers_of_a_crash_are_never_seen_and_vanish_when_old() {
+async fn leftovers_of_a_crash_are_never_seen_and_vanish() {
     let dir = tempfile::tempdir().unwrap();
-    let (old, young) = (dir.path().join("a/.barman-snap.1.1"), dir.path().join("a/.barman-snap.1.2"));
+    let (dead, alive) = (dir.path().join("a/.barman-snap.1.1"), dir.path().join("a/.barman-snap.1.2"));
     std::fs::create_dir(dir.path().join("a")).unwrap();
-    std::fs::write(&old, "half an obj").unwrap();
-    std::fs::write(&young, "half an obj").unwrap();
-    let yesterday = SystemTime::now() - Duration::from_secs(86_400);
-    std::fs::File::open(&old).unwrap().set_modified(yesterday).unwrap();
+    std::fs::write(&dead, "half an obj").unwrap();
+    std::fs::write(&alive, "half an obj").unwrap();
+    let writer = std::fs::File::open(&alive).unwrap();
+    rustix::fs::flock(&writer, rustix::fs::FlockOperation::LockExclusive).unwrap();
 
     let space = ObjectSpace::local(dir.path());
     assert_eq!(space.list("").await.unwrap(), []);
     assert_eq!(space.list_dir("a").await.unwrap().objects, []);
     space.put_new("a/b", "x").await.unwrap();
     assert_eq!(space.list("").await.unwrap().len(), 1);
-    assert!(!old.exists(), "nobody can still be writing this one");
-    assert!(young.exists(), "this one may be another process at work");
+    assert!(!dead.exists(), "nobody is writing this one");
+    assert!(alive.exists(), "this one is another process at work");
+
+    // Another process deletes the last object: what a dead one has left does not keep the directory.
+    drop(writer);
+    ObjectSpace::local(dir.path()).delete("a/b").await.unwrap();
+    assert!(!dir.path().join("a").exists());
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ async fn settled(provider: &LocalProvider, ticket: &Ticket) -> SnapshotState {
     let clock = SystemClock::new();
     for _ in 0..20_000 {
         let state = provider.status(ticket).await.unwrap().state;
-        if state != SnapshotState::Creating {
+        if !matches!(state, SnapshotState::Creating | SnapshotState::Cut) {
             return state;
         }
         clock.sleep(Duration::from_millis(2)).await;
@@ -355,6 +355,43 @@ async fn the_remains_of_a_killed_process_are_failed_and_can_be_deleted() {
     provider.delete(&ticket).await.unwrap();
     assert_eq!(provider.find(&ticket.token, &volumes).await.unwrap(), []);
     assert!(!fs.path().join(SNAPSHOT_DIRECTORY).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_had_copied_but_not_flushed_is_completed_by_the_next() {
+    let Some(fs) = mounted(Kind::Ext4, 4096) else { return };
+    let data = fs.directory("data");
+    make_cluster(&data);
+    for n in 0..20 {
+        std::fs::write(data.join(format!("base/1/big{n}")), vec![n; 32 << 20]).unwrap();
+    }
+    let mut running = child("child_that_is_killed_in_the_middle_of_a_copy", fs.path(), None)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let clock = SystemClock::new();
+    let place = fs.path().join(SNAPSHOT_DIRECTORY);
+    let noted = || std::fs::read_dir(&place).is_ok_and(|mut all| all.any(|e| is_note(&e.unwrap().file_name())));
+    for _ in 0..60_000 {
+        if noted() {
+            break;
+        }
+        clock.sleep(Duration::from_millis(1)).await;
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let ticket: Ticket = serde_json::from_slice(&std::fs::read(fs.path().join("ticket")).unwrap()).unwrap();
+    let provider = provider(Method::Copy);
+    let status = provider.status(&ticket).await.unwrap();
+    assert_eq!(status.state, SnapshotState::Ready);
+    assert!(status.bytes_copied.unwrap() >= 20 * (32 << 20));
+    assert!(!noted(), "the note is gone when the record says it all");
+    provider.delete(&ticket).await.unwrap();
+}
+
+fn is_note(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.ends_with(".copied"))
 }
 
 /// The part that runs as an unprivileged user.

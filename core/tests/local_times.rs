@@ -62,21 +62,25 @@ async fn times_of_each_method() {
             let checked = clock.monotonic();
             let ticket = provider.create(&request).await.unwrap().remove(0);
             let created = clock.monotonic();
+            let mut cut = None;
             let status = loop {
                 let status = provider.status(&ticket).await.unwrap();
                 if status.state == SnapshotState::Ready {
                     break status;
                 }
-                assert_eq!(status.state, SnapshotState::Creating);
+                if status.state == SnapshotState::Cut {
+                    cut.get_or_insert_with(|| clock.monotonic());
+                }
                 clock.sleep(Duration::from_millis(1)).await;
             };
             let ready = clock.monotonic();
             provider.delete(&ticket).await.unwrap();
             let deleted = clock.monotonic();
             eprintln!(
-                "{kind:?} {method} #{round}: check {:?}, create {:?}, ready {:?}, delete {:?}, copied {:?} MiB",
+                "{kind:?} {method} #{round}: check {:?}, create {:?}, cut {:?}, ready {:?}, delete {:?}, copied {:?} MiB",
                 checked - start,
                 created - checked,
+                cut.unwrap_or(ready) - checked,
                 ready - checked,
                 deleted - ready,
                 status.bytes_copied.map(|bytes| bytes >> 20),

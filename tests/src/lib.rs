@@ -21,6 +21,7 @@ pub mod load;
 pub mod pg;
 pub mod s3;
 pub mod scratch;
+pub mod site;
 pub mod skip;
 pub mod user;
 pub mod wait;

@@ -106,6 +106,7 @@ fn clear(path: &Path) {
     if !mounts_below(path).is_empty() {
         return;
     }
+    open_up(path);
     if let Err(error) = fs::remove_dir_all(path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -113,16 +114,42 @@ fn clear(path: &Path) {
     }
 }
 
-/// Removes what tests left that were killed.
-fn sweep() {
-    let Ok(entries) = fs::read_dir(base()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            clear(&entry.path());
+/// Lets the owner write to all directories in it: snapshots are read-only, and only root may remove from such.
+fn open_up(path: &Path) {
+    if user::is_root() {
+        return;
+    }
+    // What cannot be opened up cannot be removed either; that is told then.
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
         }
     }
+}
+
+/// Removes what tests left that were killed.
+pub fn sweep() {
+    for (owner, path) in all() {
+        if !Path::new(&format!("/proc/{owner}")).exists() {
+            clear(&path);
+        }
+    }
+}
+
+/// The directories that a process has made and not removed.
+pub fn made_by(pid: u32) -> Vec<PathBuf> {
+    all().into_iter().filter(|(owner, _)| *owner == pid).map(|(_, path)| path).collect()
+}
+
+/// Every directory of this kind, with the id of the process that made it.
+fn all() -> Vec<(u32, PathBuf)> {
+    let entries = fs::read_dir(base()).into_iter().flatten().flatten();
+    let owned = entries.filter_map(|entry| {
+        let owner = entry.file_name().to_str()?.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()?;
+        Some((owner, entry.path()))
+    });
+    owned.collect()
 }
 
 #[cfg(test)]

@@ -29,7 +29,14 @@ pub(crate) async fn run(common: &Common, args: BackupArgs) -> Result<Exit> {
         output::print(common.format, &plan, describe)?;
         return Ok(Exit::Success);
     }
+    let primary = match &args.primary_dbname {
+        Some(dbname) => Some(setup::connect_to(dbname).await?),
+        None => None,
+    };
     let mut session = engine.backup(control, &request).await?;
+    if let Some(primary) = primary {
+        session.set_primary(primary);
+    }
     let cancel = session.cancel_token();
     let _guard = setup::on_interrupt(move || cancel.cancel())?;
     let summary = session.run().await?;

@@ -1,7 +1,10 @@
 //! `list`: the backups of a server, and the sessions that came to nothing or are not over.
 
+use std::collections::BTreeMap;
+
 use barman_snap::Result;
 use barman_snap::catalog::CatalogEntry;
+use barman_snap::id::BackupId;
 use barman_snap::session::{Phase, SessionState};
 use serde_json::{Value, json};
 
@@ -17,7 +20,15 @@ pub(crate) async fn run(common: &Common, args: ListArgs) -> Result<Exit> {
     let others: Vec<&SessionState> =
         sessions.iter().filter(|state| !entries.iter().any(|entry| entry.id == state.plan.backup_id)).collect();
     match common.format {
-        Format::Text => output::write(&text(&entries, &others))?,
+        Format::Text => {
+            let unfinished = sessions.iter().filter(|state| !state.phase.is_final());
+            let unfinished = unfinished.map(|state| (state.plan.backup_id.clone(), state.phase)).collect();
+            output::write(&text(&entries, &others, &unfinished))?;
+            // A mistyped URL or name looks just like a server without backups.
+            if entries.is_empty() && others.is_empty() && common.quiet == 0 {
+                output::note(&format!("no backups of server {} in {}", args.catalog.server, args.catalog.url));
+            }
+        }
         Format::Json => output::print(common.format, &as_json(&entries, &others), |_| String::new())?,
     }
     for entry in &entries {
@@ -31,8 +42,9 @@ pub(crate) async fn run(common: &Common, args: ListArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn text(entries: &[CatalogEntry], others: &[&SessionState]) -> String {
-    let mut rows: Vec<Vec<String>> = entries.iter().map(row).collect();
+fn text(entries: &[CatalogEntry], others: &[&SessionState], unfinished: &BTreeMap<BackupId, Phase>) -> String {
+    let mut rows: Vec<Vec<String>> =
+        entries.iter().map(|entry| row(entry, unfinished.get(&entry.id).copied())).collect();
     rows.extend(others.iter().filter(|state| state.phase != Phase::Published).map(|state| {
         let plan = &state.plan;
         let (status, remark) = match state.phase {
@@ -54,7 +66,7 @@ fn text(entries: &[CatalogEntry], others: &[&SessionState]) -> String {
     output::table(&["Backup ID", "End Time", "Begin WAL", "Status", "Snapshots", "Name", "Remark"], &rows)
 }
 
-fn row(entry: &CatalogEntry) -> Vec<String> {
+fn row(entry: &CatalogEntry, unfinished: Option<Phase>) -> Vec<String> {
     let id = entry.id.to_string();
     let Ok(info) = &entry.info else {
         return vec![
@@ -67,7 +79,9 @@ fn row(entry: &CatalogEntry) -> Vec<String> {
             String::new(),
         ];
     };
-    let keep = entry.keep.map(|keep| format!("KEEP:{}", keep.as_str().to_uppercase())).unwrap_or_default();
+    let keep = entry.keep.map(|keep| format!("KEEP:{}", keep.as_str().to_uppercase()));
+    let session = unfinished.map(|phase| format!("session is {phase}"));
+    let remark = keep.into_iter().chain(session).collect::<Vec<_>>().join(", ");
     let record = info.engine_record().ok().flatten();
     let snapshots = match (&record, info.snapshots()) {
         (Some(record), _) => format!("{} {}", record.snapshots.len(), record.provider),
@@ -81,7 +95,7 @@ fn row(entry: &CatalogEntry) -> Vec<String> {
         info.status.as_str().to_owned(),
         snapshots,
         info.backup_name.clone().unwrap_or_default(),
-        keep,
+        remark,
     ]
 }
 

@@ -29,6 +29,8 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
     request.recovery = recovery;
     request.in_place = args.in_place;
     request.standby = args.standby;
+    request.with_config = args.with_config;
+    request.archiving_off = args.no_archiving;
     request.tablespaces = args.tablespace.iter().map(|text| text.parse()).collect::<Result<_>>()?;
     let plan = engine.plan_restore(&id, &request).await?;
     if args.dry_run {

@@ -139,8 +139,9 @@ fn select(request: &DeleteRequest, facts: &[BackupFacts], now: DateTime<Utc>) ->
     let left = facts.iter().filter(done).filter(|facts| !ids.contains(&facts.id)).count();
     let takes_any = facts.iter().filter(done).any(|facts| ids.contains(&facts.id));
     if takes_any && left < request.minimum_redundancy as usize {
+        let backups = if left == 1 { "backup" } else { "backups" };
         return Err(Error::precondition(format!(
-            "{left} complete backups would be left, the minimum redundancy is {}",
+            "{left} complete {backups} would be left, the minimum redundancy is {}",
             request.minimum_redundancy
         )));
     }

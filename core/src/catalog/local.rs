@@ -4,11 +4,14 @@
 //! asynchronous; every function here blocks and is called from a thread that may.
 //!
 //! The invariants:
-//! * An object appears whole or not at all: its bytes go to a temporary file in the same directory, which is flushed to the
+//! * An object appears whole or not at all: its bytes go to another file in the same directory, which is flushed to the
 //!   disk, then gets its name, then the directory is flushed, and so is every directory that had to be made.
 //! * Files are 0600 and directories 0700. A catalog holds secrets (the WAL is all of the data).
-//! * Names that begin with [`PRIVATE`] are never objects: a crash can leave a temporary file, nobody ever sees it, and the
-//!   next write to the same directory removes it once it is an hour old.
+//! * A new object has no name at all until it is complete, where the file system allows that. Otherwise its bytes have a
+//!   temporary name.
+//! * Names that begin with [`PRIVATE`] are never objects: a crash can leave a temporary file, which nobody ever sees. It is
+//!   locked by the process that writes it; the next process that writes or deletes in the same directory removes those
+//!   that are not (where files cannot be locked: those that are an hour old).
 //! * Create-if-absent is `link(2)`, atomic on every local file system and on NFS. Compare-and-replace holds a lock file at
 //!   the root, and so does every other call that takes the place of an object.
 
@@ -24,9 +27,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 
 use super::space::{ObjectInfo, PutIf, PutNew};
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::host::nameless;
 
 /// What the names of our own files in a catalog begin with.
 pub(super) const PRIVATE: &str = ".barman-snap.";
@@ -72,18 +77,13 @@ impl LocalStore {
             if let Some((existing, _)) = read(&path)? {
                 return Ok(PutNew::Exists(existing));
             }
-            let temp = self.write_temp(&path, bytes)?;
-            match name_if_absent(&temp, &path) {
+            match self.create(&path, bytes) {
                 Ok(()) => {
                     flush_parent(&path)?;
                     return Ok(PutNew::Created);
                 }
-                Err(error) => {
-                    let _ = fs::remove_file(&temp);
-                    if error.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(Error::io("write", &path, error));
-                    }
-                }
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
             }
         }
         Err(Error::new(ErrorKind::Conflict, format!("cannot create {}: others create and delete it", path.display()))
@@ -223,23 +223,55 @@ impl LocalStore {
         loop {
             match flock(&file, FlockOperation::LockExclusive) {
                 Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::io("lock", &path, errno.into())),
+            }
+        }
+    }
+
+    /// Writes an object where none is; [`ErrorKind::Conflict`] if there is one.
+    fn create(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Error::new(ErrorKind::Conflict, format!("{} exists already", path.display()))
+            }
+            _ => Error::io("write", path, error),
+        };
+        let dir = path.parent().unwrap_or(&self.root);
+        loop {
+            make_dirs(dir)?;
+            let named = match nameless::create(dir) {
+                Ok(Some(mut file)) => {
+                    file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| nameless::give_name(&file, path))
+                }
+                Ok(None) => {
+                    let temp = self.write_temp(path, bytes)?;
+                    name_if_absent(&temp.path, path).inspect_err(|_| temp.discard())
+                }
+                Err(error) => Err(error),
+            };
+            match named {
+                // The directory was empty and somebody removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => {}
+                named => {
+                    self.sweep(dir);
+                    return named.map_err(fail);
+                }
             }
         }
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let temp = self.write_temp(path, bytes)?;
-        if let Err(error) = fs::rename(&temp, path) {
-            let _ = fs::remove_file(&temp);
+        if let Err(error) = fs::rename(&temp.path, path) {
+            temp.discard();
             return Err(Error::io("write", path, error));
         }
         flush_parent(path)
     }
 
     /// Writes and flushes a temporary file beside `path`.
-    fn write_temp(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    fn write_temp(&self, path: &Path, bytes: &[u8]) -> Result<Temp> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let dir = path.parent().unwrap_or(&self.root);
         loop {
@@ -253,8 +285,15 @@ impl LocalStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => continue,
                 Err(error) => return Err(Error::io("write", path, error)),
             };
-            if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
-                let _ = fs::remove_file(&temp);
+            // Between the two calls somebody who sweeps may have taken it for a leftover.
+            let swept = matches!(flock(&file, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK));
+            if swept || file.metadata().is_ok_and(|meta| meta.nlink() == 0) {
+                continue;
+            }
+            let written = write_pieces(&mut file, bytes).and_then(|()| file.sync_all());
+            let temp = Temp { path: temp, _lock: file };
+            if let Err(error) = written {
+                temp.discard();
                 return Err(Error::io("write", path, error));
             }
             self.sweep(dir);
@@ -268,20 +307,44 @@ impl LocalStore {
             return;
         }
         let Ok(entries) = fs::read_dir(dir) else { return };
-        let temps: Vec<_> = entries
+        let temps = entries
             .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PRIVATE) && entry.file_name() != LOCK)
-            .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.modified().ok()?)))
-            .collect();
-        // The time of the file system (it may be a server's) is that of the newest file, which is usually our own.
-        let Some(newest) = temps.iter().map(|(_, at)| *at).max() else { return };
-        for (path, at) in temps {
-            if newest.duration_since(at).is_ok_and(|age| age > LEFTOVER_AGE) {
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PRIVATE) && entry.file_name() != LOCK);
+        for path in temps.map(|entry| entry.path()) {
+            let Ok(file) = File::open(&path) else { continue };
+            let dead = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => true,
+                Err(Errno::WOULDBLOCK) => false,
+                Err(_) => file.metadata().and_then(|meta| meta.modified()).is_ok_and(is_old),
+            };
+            if dead {
                 tracing::debug!(path = %path.display(), "removing what a crash has left");
                 let _ = fs::remove_file(path);
             }
         }
     }
+}
+
+/// Writes all of `bytes`, in pieces. One call for 16 MiB makes a file system with large folios look for contiguous memory
+/// and takes ten times as long (measured with ext4 of Linux 6.18: 40 ms against 4 ms).
+pub(crate) fn write_pieces(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    bytes.chunks(128 << 10).try_for_each(|piece| file.write_all(piece))
+}
+
+/// A complete temporary file, locked as long as this lives.
+struct Temp {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Temp {
+    fn discard(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn is_old(modified: std::time::SystemTime) -> bool {
+    modified.elapsed().is_ok_and(|age| age > LEFTOVER_AGE)
 }
 
 fn join(prefix: &str, name: &str) -> String {

@@ -29,6 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::{BackupInfo, BackupStatus};
 
+pub(crate) use local::write_pieces;
+
 pub use delete::{DeletePlan, DeleteRequest};
 pub use keep::Keep;
 pub use layout::{Layout, ObjectKind, ServerName};

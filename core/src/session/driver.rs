@@ -14,12 +14,16 @@ use super::phase::Phase;
 use super::progress::{CancelToken, Listener, Progress};
 use super::state::SessionState;
 use super::step::{self, Step};
+use super::wal;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::IdSource;
 use crate::postgres::BackupControl;
 use crate::provider::SnapshotProvider;
+
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long the driver waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub struct Patience {
     pub wal: Duration,
     /// How often a step that may be repeated is tried, behind the dividing line and on the way back.
     pub attempts: u32,
-    /// The pause before the second attempt; it doubles each time.
+    /// The pause before the second attempt; it doubles each time, up to a minute.
     pub pause: Duration,
 }
 
@@ -96,8 +100,11 @@ pub(crate) struct Driver {
     pub(crate) state: SessionState,
     pub(crate) cancel: CancelToken,
     control: Option<Box<dyn BackupControl>>,
+    /// The primary of a standby, which can be asked to end its segment.
+    pub(crate) primary: Option<Box<dyn BackupControl>>,
     epoch: u32,
     in_backup_mode_since: Option<Duration>,
+    wave_since: Option<Duration>,
     killed: bool,
 }
 
@@ -109,7 +116,17 @@ impl Driver {
         cancel: CancelToken,
     ) -> Self {
         let epoch = state.epoch;
-        Self { tools, state, cancel, control, epoch, in_backup_mode_since: None, killed: false }
+        Self {
+            tools,
+            state,
+            cancel,
+            control,
+            primary: None,
+            epoch,
+            in_backup_mode_since: None,
+            wave_since: None,
+            killed: false,
+        }
     }
 
     /// Runs to the end. An error is that of the step which failed first; whether the session was undone is in the state.
@@ -239,14 +256,14 @@ impl Driver {
                 _ => pause,
             };
             self.tools.clock.sleep(wait).await;
-            pause *= 2;
+            pause = (pause * 2).min(LONGEST_PAUSE);
             attempt += 1;
         }
     }
 
     /// The effect of a step, given up when the session is cancelled or its connection is lost.
     async fn effect(&mut self, step: Step) -> Result<Record> {
-        let Self { tools, state, control, cancel, .. } = self;
+        let Self { tools, state, control, primary, cancel, .. } = self;
         let undoing = state.phase == Phase::Undoing;
         let cancelled = async {
             if undoing {
@@ -262,7 +279,11 @@ impl Driver {
                     effects::stop(tools, state, control.as_mut(), since).await
                 }
                 (Step::CompleteWal, control) => {
-                    effects::complete_wal(tools, state, control.map(|control| &mut **control)).await
+                    let connections = wal::Connections {
+                        control: control.map(|control| &mut **control),
+                        primary: primary.as_mut().map(|primary| &mut **primary),
+                    };
+                    wal::complete(tools, state, connections).await
                 }
                 (step, Some(control)) if step.needs_postgres() => tokio::select! {
                     biased;
@@ -275,12 +296,20 @@ impl Driver {
                 (step, _) => effects::without_postgres(tools, state, step).await,
             }
         };
-        let record = tokio::select! {
+        if matches!(step, Step::Snapshot(_)) {
+            self.wave_since = Some(tools.clock.monotonic());
+        }
+        let mut record = tokio::select! {
             biased;
             () = cancelled => Err(Error::new(ErrorKind::Cancelled, "the backup was cancelled")),
             result = work => result,
         }?;
-        match &record {
+        match &mut record {
+            // Some snapshots are cut when their create call returns.
+            Record::CutReached { cut_ms, .. } => {
+                let elapsed = self.wave_since.map(|since| self.tools.clock.monotonic().saturating_sub(since));
+                *cut_ms = elapsed.map_or(*cut_ms, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+            }
             Record::StartReturned { .. } => self.in_backup_mode_since = Some(self.tools.clock.monotonic()),
             Record::WalComplete { .. } => self.release().await,
             _ => {}
@@ -299,8 +328,8 @@ impl Driver {
 
     /// Closes the connection; PostgreSQL ends what is open on it.
     async fn release(&mut self) {
-        if let Some(mut control) = self.control.take() {
-            control.close().await;
+        for mut connection in self.control.take().into_iter().chain(self.primary.take()) {
+            connection.close().await;
         }
     }
 

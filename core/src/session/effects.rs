@@ -7,19 +7,15 @@ use std::time::Duration;
 use super::driver::Tools;
 use super::journal::Record;
 use super::metadata;
-use super::plan::WalPolicy;
-use super::progress::Progress;
 use super::recover::CatalogFact;
 use super::snapshots;
 use super::state::SessionState;
 use super::step::Step;
-use super::wait::Wait;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{BackupId, Token};
-use crate::model::{BackupStatus, Lsn, Segment};
+use crate::model::BackupStatus;
 use crate::postgres::{BackupControl, StartRequest, StartedBackup, StoppedBackup};
-use crate::wal::WalArchive;
 
 /// The steps that need no connection.
 pub(super) async fn without_postgres(tools: &Tools, state: &SessionState, step: Step) -> Result<Record> {
@@ -99,75 +95,6 @@ pub(super) async fn stop(
 async fn store_label(tools: &Tools, state: &SessionState) -> Result<Record> {
     tools.catalog.write_label(&state.plan.backup_id, &stopped(state)?.label).await?;
     Ok(Record::LabelStored)
-}
-
-/// Waits until every needed segment is in the catalog, and stores what the archiver has not, where `pg_wal` can be read.
-pub(super) async fn complete_wal(
-    tools: &Tools,
-    state: &SessionState,
-    mut control: Option<&mut (dyn BackupControl + 'static)>,
-) -> Result<Record> {
-    let plan = &state.plan;
-    if plan.wal == WalPolicy::External {
-        return Ok(Record::WalComplete { supplied: Vec::new() });
-    }
-    let (timeline, size) = (started(state)?.timeline, plan.facts.segment_size);
-    let (begin_lsn, end_lsn) = (started(state)?.lsn, stopped(state)?.lsn);
-    let needed: Vec<Segment> = Segment::needed(begin_lsn, end_lsn, timeline, size).collect();
-    let (Some(begin), Some(end)) = (needed.first(), needed.last()) else {
-        return Err(Error::corrupt(format!("the backup ended at {end_lsn}, before it began at {begin_lsn}")));
-    };
-    let archive = WalArchive::new(&tools.catalog).with_system_id(&plan.facts.system_id);
-    let pg_wal = plan.facts.data_directory.join("pg_wal");
-    let archiving = plan.facts.archive_mode != "off" && !plan.facts.archive_command.is_empty();
-    // A working archiver gets a moment to do its job before we do it.
-    let grace = if archiving { Duration::from_secs(2) } else { Duration::ZERO };
-    let mut wait = Wait::new(tools, Some(tools.patience.wal), Duration::from_millis(20), Duration::from_secs(2));
-    let mut supplied = Vec::new();
-    loop {
-        let missing = archive.missing(*begin, *end, size).await?;
-        let (done, of) = (needed.len() - missing.len(), needed.len());
-        tools.listener.tell(&Progress::Waiting { step: Step::CompleteWal, done, of, percent: None });
-        if missing.is_empty() {
-            return Ok(Record::WalComplete { supplied });
-        }
-        let switched = end.next(size).map_or(Lsn(u64::MAX), |next| next.start(size));
-        if wait.elapsed() >= grace && complete_up_to(state, control.as_deref_mut()).await >= switched {
-            match archive.supply(&pg_wal, &missing).await {
-                Ok(found) if !found.stored.is_empty() => {
-                    supplied.extend(found.stored.iter().map(ToString::to_string));
-                    continue;
-                }
-                Ok(_) => {}
-                // Not for us to read; the archiver may still come.
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if let Err(error) = wait.pause(state).await {
-            let names: Vec<String> = missing.iter().take(3).map(ToString::to_string).collect();
-            let hint = format!(
-                "archive_mode is {}, archive_command is {:?}, and {} did not have them for this process",
-                plan.facts.archive_mode,
-                plan.facts.archive_command,
-                pg_wal.display()
-            );
-            let message = format!("{} WAL segment(s) did not reach the catalog: {}", missing.len(), names.join(", "));
-            return Err(Error::new(ErrorKind::Unavailable, message).with_hint(hint).with_source(error));
-        }
-    }
-}
-
-/// Up to which position segments in `pg_wal` are complete. On a primary `pg_backup_stop` has switched the segment; on a
-/// standby that is for the WAL receiver to say, and without a connection nobody knows.
-async fn complete_up_to(state: &SessionState, control: Option<&mut (dyn BackupControl + 'static)>) -> Lsn {
-    if !state.plan.facts.in_recovery {
-        return Lsn(u64::MAX);
-    }
-    match control {
-        Some(control) => control.flushed_lsn().await.unwrap_or(Lsn(0)),
-        None => Lsn(0),
-    }
 }
 
 async fn publish(tools: &Tools, state: &SessionState) -> Result<Record> {

@@ -36,6 +36,7 @@ mod snapshots;
 pub mod state;
 pub mod step;
 mod wait;
+mod wal;
 
 use std::time::Duration;
 
@@ -107,6 +108,12 @@ impl BackupSession {
         let state = begin::claim(&tools, plan).await?;
         tools.listener.tell(&Progress::Planned { backup_id: state.plan.backup_id.clone(), volumes });
         Ok(Self::new(Driver::new(tools, state, Some(control), CancelToken::new())))
+    }
+
+    /// Tells a session on a standby where its primary is. The primary is asked to end the last WAL segment of the backup,
+    /// which on a quiet system could otherwise take as long as `archive_timeout`, or for ever.
+    pub fn set_primary(&mut self, primary: Box<dyn crate::postgres::BackupControl>) {
+        self.driver.primary = Some(primary);
     }
 
     /// The backup id.

@@ -77,7 +77,7 @@ impl SegmentHeader {
     /// # Errors
     /// As [`check_segment`](Self::check_segment).
     pub fn check_page(bytes: &[u8], segment: Segment, system_id: Option<&str>) -> Result<Self> {
-        let header = Self::parse(bytes).map_err(|error| error.with_context("segment", segment.to_string()))?;
+        let header = Self::parse(bytes).map_err(|error| Error::corrupt(format!("{segment}: {}", error.message())))?;
         if let Some(known) = system_id
             && known != header.system_id.to_string()
         {

@@ -5,12 +5,12 @@
 //! error must never look like it.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::archive::{MAX_BYTES, WalArchive, blocking, check};
 use super::codec;
+use crate::catalog::write_pieces;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Compression, WalName};
 
@@ -106,7 +106,7 @@ fn place(content: &[u8], destination: &Path) -> Result<()> {
     let temp = PathBuf::from(temp);
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
-        file.write_all(content)?;
+        write_pieces(&mut file, content)?;
         file.sync_all()?;
         std::fs::rename(&temp, destination)?;
         let dir = destination.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

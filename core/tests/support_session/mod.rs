@@ -9,7 +9,7 @@ use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName};
 use barman_snap::engine::EngineBuilder;
 use barman_snap::model::{BackupStatus, Tablespace};
 use barman_snap::provider::local::{LocalOptions, LocalProvider, Method};
-use barman_snap::session::{BackupRequest, BackupSession, WalPolicy};
+use barman_snap::session::{BackupRequest, BackupSession, Patience, WalPolicy};
 use barman_snap::testing::{ManualClock, ScriptedPostgres};
 use barman_snap::{Engine, Result};
 use chrono::{DateTime, Utc};
@@ -70,7 +70,12 @@ impl House {
 
     pub(crate) fn engine(&self) -> EngineBuilder {
         let options = LocalOptions { method: Method::Copy, ..LocalOptions::default() };
-        Engine::on(self.catalog.clone()).provider(Arc::new(LocalProvider::new(options))).clock(self.clock.clone())
+        // A process that only counts as killed goes on copying for a moment, and the manual clock does not wait for it.
+        let patience = Patience { attempts: 4000, ..Patience::default() };
+        Engine::on(self.catalog.clone())
+            .provider(Arc::new(LocalProvider::new(options)))
+            .clock(self.clock.clone())
+            .patience(patience)
     }
 
     pub(crate) async fn backup(&self, engine: EngineBuilder) -> Result<BackupSession> {

@@ -21,6 +21,7 @@ pub struct Builder {
     checksums: bool,
     segment_mib: u32,
     tcp: bool,
+    env: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -34,6 +35,7 @@ impl Builder {
             checksums: true,
             segment_mib: 16,
             tcp: false,
+            env: Vec::new(),
         }
     }
 
@@ -78,6 +80,12 @@ impl Builder {
         self
     }
 
+    /// Variables for the server, and so for its archive_command.
+    pub fn env(mut self, env: Vec<(String, String)>) -> Self {
+        self.env = env;
+        self
+    }
+
     /// Listens on a free port of 127.0.0.1 too.
     pub fn tcp(mut self) -> Self {
         self.tcp = true;
@@ -99,6 +107,7 @@ impl Builder {
             cluster.option("listen_addresses", "127.0.0.1");
         }
         cluster.own(owned);
+        cluster.set_env(self.env);
         cluster.start();
         for (name, path) in &self.tablespaces {
             user::make_dir(path);

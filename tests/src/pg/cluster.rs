@@ -31,6 +31,7 @@ pub struct Cluster {
     options: Vec<(String, String)>,
     tablespaces: Vec<(String, PathBuf)>,
     owned: Vec<PathBuf>,
+    server_env: Vec<(String, String)>,
     scratch: Scratch,
 }
 
@@ -53,13 +54,27 @@ impl Cluster {
         let options = [("unix_socket_directories", socket.as_str()), ("listen_addresses", "")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec();
-        Self { installation, data, port, options, tablespaces: Vec::new(), owned: Vec::new(), scratch }
+        Self {
+            installation,
+            data,
+            port,
+            options,
+            tablespaces: Vec::new(),
+            owned: Vec::new(),
+            server_env: Vec::new(),
+            scratch,
+        }
     }
 
     /// Sets an option of the server's command line, which wins over its files, from the next start on.
     pub fn option(&mut self, name: &str, value: &str) {
         self.options.retain(|(old, _)| old != name);
         self.options.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Variables of the server itself, and so of its archive_command and restore_command, from the next start on.
+    pub fn set_env(&mut self, env: Vec<(String, String)>) {
+        self.server_env = env;
     }
 
     pub(super) fn own(&mut self, paths: Vec<PathBuf>) {
@@ -161,7 +176,7 @@ impl Cluster {
 
     fn pg_ctl(&self, verb: &str) -> Command {
         let mut command = self.installation.command("pg_ctl");
-        command.arg("-s").arg("-D").arg(&self.data).arg(verb);
+        command.arg("-s").arg("-D").arg(&self.data).arg(verb).envs(self.server_env.iter().map(|(k, v)| (k, v)));
         command
     }
 

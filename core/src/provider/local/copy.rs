@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 /// How many bytes one call may copy, so that progress and cancelling are seen in between.
 const STEP: u64 = 64 << 20;
-const BUFFER: usize = 1 << 20;
+/// Small enough for the processor's cache: with 1 MiB the copy takes three times as long.
+const BUFFER: usize = 128 << 10;
 
 /// What is shared by all threads of a copy.
 #[derive(Debug, Default)]

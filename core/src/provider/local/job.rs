@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Mode;
 
 use super::copy::Counters;
-use super::sidecar::{Lock, Record, RecordState, Slot};
-use super::tree::{CloneOptions, clone_tree};
+use super::sidecar::{Copied, Lock, Record, RecordState, Slot};
+use super::tree::{CloneOptions, copy_tree, flush};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The copies that this process is making now.
@@ -32,6 +32,8 @@ pub(super) struct Running {
     counters: Counters,
     /// What is expected to be handled, in bytes.
     total: AtomicU64,
+    /// Nothing is read from the volume any more; only the disk is behind.
+    cut: AtomicBool,
 }
 
 impl Running {
@@ -40,6 +42,11 @@ impl Running {
         let total = self.total.load(Ordering::Relaxed);
         let handled = self.counters.handled.load(Ordering::Relaxed);
         (total > 0).then(|| u8::try_from((u128::from(handled) * 100 / u128::from(total)).min(99)).unwrap_or(99))
+    }
+
+    /// True when the copy has all it needs of the volume, though perhaps not on disk yet.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
     }
 
     pub(super) fn bytes_copied(&self) -> u64 {
@@ -90,27 +97,36 @@ impl Jobs {
     }
 }
 
-/// What the record must tell of a finished copy.
-struct Copied {
-    bytes: u64,
-    root_mode: u32,
-}
-
 fn copy_volume(slot: &Slot, options: &CloneOptions, running: &Running) -> Result<Copied> {
     let tree = slot.tree();
     let Some(record) = slot.read()? else {
         return Err(Error::new(ErrorKind::Conflict, "the record of the snapshot was removed"));
     };
     std::fs::create_dir(&tree).map_err(|source| Error::io("make the directory", &tree, source))?;
-    if let Ok(seen) = crate::host::survey(&record.root, super::place::SNAPSHOT_DIRECTORY) {
-        running.total.store(seen.bytes, Ordering::Relaxed);
-    }
-    clone_tree(&record.root, &tree, options, &running.counters)?;
+    std::thread::scope(|scope| {
+        // Only for the percentage; backup mode does not wait for it.
+        scope.spawn(|| {
+            if let Ok(seen) = crate::host::survey(&record.root, super::place::SNAPSHOT_DIRECTORY) {
+                running.total.store(seen.bytes, Ordering::Relaxed);
+            }
+        });
+        copy_tree(&record.root, &tree, options, &running.counters)
+    })?;
     let fail = |error: rustix::io::Errno| Error::io("make read-only", &tree, error.into());
     let mode = Mode::from_raw_mode(rustix::fs::stat(&tree).map_err(fail)?.st_mode);
     // No server can be started on the snapshot by mistake: it could not write its lock file.
     rustix::fs::chmod(&tree, mode.difference(Mode::WUSR | Mode::WGRP | Mode::WOTH)).map_err(fail)?;
-    Ok(Copied { bytes: running.bytes_copied(), root_mode: mode.as_raw_mode() })
+    let copied = Copied { bytes: running.bytes_copied(), root_mode: mode.as_raw_mode() };
+    slot.note_copied(&copied)?;
+    // The disk may take as long again as the copy; backup mode need not wait for it.
+    running.cut.store(true, Ordering::Release);
+    flush(&tree)?;
+    Ok(copied)
+}
+
+/// Brings to its end what a dead process had copied, but not seen on disk. The caller holds the lock.
+pub(super) fn complete(slot: &Slot, record: Record, copied: Copied) {
+    finish(slot, record, flush(&slot.tree()).map(|()| copied));
 }
 
 fn finish(slot: &Slot, mut record: Record, result: Result<Copied>) {
@@ -121,12 +137,15 @@ fn finish(slot: &Slot, mut record: Record, result: Result<Copied>) {
             record.root_mode = Some(copied.root_mode);
         }
         Err(error) => {
-            tracing::error!(snapshot = %slot.tree().display(), error = %error.chain(), "the snapshot failed");
+            // Not for the user yet: whoever asks for the status gets the reason, and reports it.
+            tracing::debug!(snapshot = %slot.tree().display(), error = %error.chain(), "the snapshot failed");
             record.state = RecordState::Failed { reason: error.chain() };
         }
     }
     if let Err(error) = slot.update(&record) {
-        // The record stays as it is, and nobody holds it: that reads as failed.
+        // The record stays as it is, and nobody holds it: that reads as failed, or is tried again.
         tracing::error!(snapshot = %slot.tree().display(), error = %error.chain(), "cannot write the record");
+        return;
     }
+    slot.forget_copied();
 }

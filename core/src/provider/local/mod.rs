@@ -5,9 +5,9 @@
 //! [`LocalOptions::snapshot_directory`] says), each with a record beside it that is written before anything else.
 //!
 //! What the states mean here: btrfs and ZFS snapshots are `Ready` when `create` returns. Trees are `Creating` until all
-//! is on disk, then `Ready`; there is no `Cut` before, because a tree has no point in time but the one that backup mode
-//! gives it. `Ready` means what a snapshot on the same machine can mean: it outlives the directory, subvolume or cluster
-//! it was made of, not the disk.
+//! has been read, so that backup mode, which alone makes one point in time of it, may end; then `Cut` until all is on
+//! disk; then `Ready`. That means what a snapshot on the same machine can mean: it outlives the directory, subvolume or
+//! cluster it was made of, not the disk.
 //!
 //! It needs no privilege beyond those of the owner of the data, wherever the kernel allows that.
 

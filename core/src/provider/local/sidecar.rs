@@ -9,7 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::SNAPSHOT_DIRECTORY;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::nameless;
 use crate::id::{BackupId, Token};
 use crate::provider::Ticket;
 
@@ -30,7 +31,7 @@ const LARGEST: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum RecordState {
-    /// Being made, or left behind by a process that died.
+    /// Being made, or left behind by a process that died. Of btrfs: also complete, if the snapshot is there.
     Creating,
     /// Complete and on disk.
     Ready,
@@ -98,6 +99,25 @@ impl Record {
     }
 }
 
+/// What of a new record is on disk when [`Slot::begin`] returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// Its bytes and its name.
+    All,
+    /// Its bytes. The name gets there with the snapshot, which the same file system makes durable later than the name.
+    Content,
+}
+
+/// What the record must tell of a finished copy.
+///
+/// Before it does, it is noted beside the record, without being flushed (which could take as long as to flush the tree).
+/// So the note counts only in the boot it was written in: after another one the tree may be incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Copied {
+    pub(super) bytes: u64,
+    pub(super) root_mode: u32,
+}
+
 /// A place for a snapshot: its directory, the tree and the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
@@ -148,11 +168,11 @@ impl Slot {
         }
     }
 
-    /// Writes a record where none is, locked, and on disk when this returns.
+    /// Writes a record where none is, locked, and as far on disk as `flush` says when this returns.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if there is one, or a tree, of this name.
-    pub(super) fn begin(&self, record: &Record) -> Result<Lock> {
+    pub(super) fn begin(&self, record: &Record, flush: Flush) -> Result<Lock> {
         let exists = || {
             Error::new(
                 ErrorKind::Conflict,
@@ -160,8 +180,8 @@ impl Slot {
             )
         };
         for _ in 0..10 {
-            make_private_directory(&self.directory)?;
-            let (temporary, file) = match self.write_temporary(record) {
+            make_private_directory(&self.directory, flush)?;
+            let (draft, file) = match self.write_draft(record) {
                 Ok(written) => written,
                 // Somebody else removed the directory, because it was empty.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -169,18 +189,19 @@ impl Slot {
             };
             // Locked before it can be seen under its name.
             let lock = Lock::take(file).ok_or_else(|| Error::internal("a new file is locked already"))?;
-            let linked = std::fs::hard_link(&temporary, self.record());
-            std::fs::remove_file(&temporary).map_err(|source| Error::io("remove", &temporary, source))?;
-            match linked {
+            match draft.name_it(&lock.0, &self.record()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(exists()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(Error::io("write", self.record(), error)),
             }
             if self.tree().symlink_metadata().is_ok() {
                 std::fs::remove_file(self.record()).map_err(|source| Error::io("remove", self.record(), source))?;
                 return Err(exists());
             }
-            sync_directory(&self.directory)?;
+            if flush == Flush::All {
+                sync_directory(&self.directory)?;
+            }
             return Ok(lock);
         }
         Err(Error::new(ErrorKind::Storage, format!("cannot keep the directory {}", self.directory.display())))
@@ -188,9 +209,58 @@ impl Slot {
 
     /// Replaces the record.
     pub(super) fn update(&self, record: &Record) -> Result<()> {
-        let (temporary, _) = self.write_temporary(record)?;
-        std::fs::rename(&temporary, self.record()).map_err(|source| Error::io("write", self.record(), source))?;
-        sync_directory(&self.directory)
+        match self.write_temporary(record) {
+            Ok((temporary, _)) => {
+                std::fs::rename(&temporary, self.record())
+                    .map_err(|source| Error::io("write", self.record(), source))?;
+                sync_directory(&self.directory)
+            }
+            Err(error) if error.kind() == ErrorKind::Exhausted => self.overwrite(record),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the record where it lies. On a full disk there is no room for a second file, but it must still be possible
+    /// to say why a snapshot failed, and to delete snapshots. One write of less than a block, padded to the old length, so
+    /// that a reader sees the old record or the new one.
+    fn overwrite(&self, record: &Record) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let file = OpenOptions::new().write(true).open(self.record())?;
+            let mut bytes = to_bytes(record).map_err(std::io::Error::other)?;
+            let old = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+            bytes.resize(bytes.len().max(old), b' ');
+            file.write_all_at(&bytes, 0)?;
+            file.sync_all()
+        };
+        write().map_err(|source| Error::io("write", self.record(), source))
+    }
+
+    /// Notes that the tree has all its bytes, so that another process can finish when this one dies.
+    pub(super) fn note_copied(&self, copied: &Copied) -> Result<()> {
+        let bytes = serde_json::to_vec(&(boot_id(), copied))
+            .map_err(|error| Error::internal("cannot write a note").with_source(error))?;
+        std::fs::write(self.note(), bytes).map_err(|source| Error::io("write", self.note(), source))
+    }
+
+    /// That note, if it is of this boot.
+    pub(super) fn copied(&self) -> Option<Copied> {
+        let bytes = std::fs::read(self.note()).ok()?;
+        // Half a note is none: its writer died before the tree counted as copied.
+        let (boot, copied) = serde_json::from_slice::<(String, Copied)>(&bytes).ok()?;
+        (boot == boot_id() && !boot.is_empty()).then_some(copied)
+    }
+
+    /// Removes the note, when the record says more.
+    pub(super) fn forget_copied(&self) {
+        if let Err(error) = std::fs::remove_file(self.note())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::debug!(path = %self.note().display(), %error, "cannot remove a note");
+        }
+    }
+
+    fn note(&self) -> PathBuf {
+        self.directory.join(format!("{}.copied", self.name))
     }
 
     /// Removes the record, and the directory if nothing else is in it.
@@ -201,6 +271,7 @@ impl Slot {
             }
             _ => {}
         }
+        self.forget_copied();
         self.remove_temporary_files();
         if std::fs::remove_dir(&self.directory).is_err() {
             sync_directory(&self.directory)?;
@@ -222,17 +293,32 @@ impl Slot {
         }
     }
 
+    /// A new record, on disk but not yet under its name. It has no name at all where the file system allows that: a process
+    /// that is killed now leaves nothing, not even a temporary file that no record would ever lead to.
+    fn write_draft(&self, record: &Record) -> Result<(Draft, File)> {
+        let fail = |error| Error::io("write", self.record(), error);
+        match nameless::create(&self.directory).map_err(fail)? {
+            Some(mut file) => {
+                file.write_all(&to_bytes(record)?).and_then(|()| file.sync_all()).map_err(fail)?;
+                Ok((Draft::Nameless, file))
+            }
+            None => self.write_temporary(record).map(|(path, file)| (Draft::Named(path), file)),
+        }
+    }
+
     fn write_temporary(&self, record: &Record) -> Result<(PathBuf, File)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let bytes = serde_json::to_vec_pretty(record)
-            .map_err(|error| Error::internal("cannot write a record").with_source(error))?;
+        let bytes = to_bytes(record)?;
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = self.directory.join(format!(".{}.{}.{number}.tmp", self.name, std::process::id()));
             let fail = |source| Error::io("write", &path, source);
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(mut file) => {
-                    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(fail)?;
+                    if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
+                        let _ = std::fs::remove_file(&path);
+                        return Err(fail(error));
+                    }
                     return Ok((path, file));
                 }
                 // Left by a process that had our number once.
@@ -256,9 +342,35 @@ impl Slot {
     }
 }
 
+/// A record that has not its name yet.
+enum Draft {
+    /// A file without a name.
+    Nameless,
+    /// A temporary file.
+    Named(PathBuf),
+}
+
+impl Draft {
+    /// Gives the record its name, if no other file has it.
+    fn name_it(self, file: &File, name: &Path) -> std::io::Result<()> {
+        match self {
+            Self::Nameless => nameless::give_name(file, name),
+            Self::Named(temporary) => {
+                let linked = std::fs::hard_link(&temporary, name);
+                std::fs::remove_file(&temporary)?;
+                linked
+            }
+        }
+    }
+}
+
+fn to_bytes(record: &Record) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(record).map_err(|error| Error::internal("cannot write a record").with_source(error))
+}
+
 /// A lock on a record. It goes when this is dropped or the process dies.
 #[derive(Debug)]
-pub(super) struct Lock(#[allow(dead_code, reason = "held for its lock only")] File);
+pub(super) struct Lock(File);
 
 impl Lock {
     fn take(file: File) -> Option<Self> {
@@ -301,11 +413,15 @@ fn parse(path: &Path, file: File) -> Result<Record> {
     Ok(record)
 }
 
-fn make_private_directory(directory: &Path) -> Result<()> {
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn make_private_directory(directory: &Path, flush: Flush) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => match directory.parent() {
-            Some(parent) => sync_directory(parent),
-            None => Ok(()),
+            Some(parent) if flush == Flush::All => sync_directory(parent),
+            _ => Ok(()),
         },
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(Error::io("make the directory", directory, error)),
@@ -345,8 +461,8 @@ mod tests {
     fn a_record_can_be_begun_once_and_is_locked_meanwhile() {
         let temp = tempfile::tempdir().unwrap();
         let slot = Slot::new(&temp.path().join(SNAPSHOT_DIRECTORY), "x");
-        let lock = slot.begin(&record("x")).unwrap();
-        assert_eq!(slot.begin(&record("x")).unwrap_err().kind(), ErrorKind::Conflict);
+        let lock = slot.begin(&record("x"), Flush::All).unwrap();
+        assert_eq!(slot.begin(&record("x"), Flush::All).unwrap_err().kind(), ErrorKind::Conflict);
         assert!(slot.lock(false).unwrap().is_none());
         drop(lock);
         assert!(slot.lock(false).unwrap().is_some());
@@ -357,12 +473,40 @@ mod tests {
     }
 
     #[test]
+    fn a_record_can_be_replaced_where_it_lies_by_a_longer_and_by_a_shorter_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let slot = Slot::new(&temp.path().join(SNAPSHOT_DIRECTORY), "x");
+        drop(slot.begin(&record("x"), Flush::All).unwrap());
+        let failed = Record { state: RecordState::Failed { reason: "no space left".into() }, ..record("x") };
+        for next in [failed, record("x")] {
+            slot.overwrite(&next).unwrap();
+            assert_eq!(slot.read().unwrap(), Some(next));
+        }
+    }
+
+    #[test]
     fn a_tree_without_a_record_is_not_taken_over() {
         let temp = tempfile::tempdir().unwrap();
         let slot = Slot::new(&temp.path().join(SNAPSHOT_DIRECTORY), "x");
         std::fs::create_dir_all(slot.tree()).unwrap();
-        assert_eq!(slot.begin(&record("x")).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(slot.begin(&record("x"), Flush::All).unwrap_err().kind(), ErrorKind::Conflict);
         assert_eq!(slot.read().unwrap(), None);
+    }
+
+    #[test]
+    fn a_note_counts_in_the_boot_it_was_written_in() {
+        let temp = tempfile::tempdir().unwrap();
+        let slot = Slot::new(&temp.path().join(SNAPSHOT_DIRECTORY), "x");
+        drop(slot.begin(&record("x"), Flush::All).unwrap());
+        let copied = Copied { bytes: 5, root_mode: 0o700 };
+        slot.note_copied(&copied).unwrap();
+        assert_eq!(slot.copied(), Some(copied));
+        std::fs::write(slot.note(), r#"["another boot",{"bytes":5,"root_mode":448}]"#).unwrap();
+        assert_eq!(slot.copied(), None);
+        std::fs::write(slot.note(), r#"["anoth"#).unwrap();
+        assert_eq!(slot.copied(), None);
+        slot.end().unwrap();
+        assert!(!slot.directory.exists());
     }
 
     #[test]
@@ -370,7 +514,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let directory = temp.path().join(SNAPSHOT_DIRECTORY);
         for name in ["a", "b", "c"] {
-            drop(Slot::new(&directory, name).begin(&record(name)).unwrap());
+            drop(Slot::new(&directory, name).begin(&record(name), Flush::All).unwrap());
         }
         std::fs::write(directory.join("b.json"), "garbage").unwrap();
         std::fs::write(directory.join("d.json"), serde_json::to_vec(&record("other")).unwrap()).unwrap();

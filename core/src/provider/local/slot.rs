@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::job::Jobs;
+use super::job::{self, Jobs};
 use super::method::Method;
-use super::sidecar::{self, Record, RecordState, Slot};
+use super::sidecar::{self, Flush, Record, RecordState, Slot};
 use super::tree::CloneOptions;
 use super::{LocalOptions, btrfs, discovery, exists_already, not_ours, place, remove};
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -13,6 +13,9 @@ use crate::id::Token;
 use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
 
 /// Makes, watches and deletes them.
+///
+/// The record of a btrfs snapshot stays as it was begun: the snapshot is there as a whole or not at all, so it needs
+/// nobody to say that it is complete, and PostgreSQL need not stay in backup mode while that is written down.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
     options: Arc<LocalOptions>,
@@ -36,14 +39,13 @@ impl Slots {
         let slot = Slot::new(&directory, &snapshot.name);
         let mut record = Record::new(request, snapshot);
         let ticket = record.ticket(&directory);
-        let lock = slot.begin(&record)?;
+        // The kernel ends the transaction with the snapshot, and what was named before is in it.
+        let flush = if method == Method::Btrfs { Flush::Content } else { Flush::All };
+        record.bytes_copied = (method == Method::Btrfs).then_some(0);
+        let lock = slot.begin(&record, flush)?;
         let started = match method {
             Method::Btrfs => {
-                let made = btrfs::create(&volume.root, &slot.tree()).and_then(|()| {
-                    record.state = RecordState::Ready;
-                    record.bytes_copied = Some(0);
-                    slot.update(&record)
-                });
+                let made = btrfs::create(&volume.root, &slot.tree());
                 drop(lock);
                 made
             }
@@ -74,7 +76,7 @@ impl Slots {
         if record.state == RecordState::Creating {
             if let Some(running) = self.jobs.running(&slot) {
                 return Ok(SnapshotStatus {
-                    state: SnapshotState::Creating,
+                    state: if running.is_cut() { SnapshotState::Cut } else { SnapshotState::Creating },
                     percent: running.percent(),
                     bytes_copied: Some(running.bytes_copied()),
                 });
@@ -84,10 +86,19 @@ impl Slots {
                     return Ok(SnapshotStatus { state: SnapshotState::Creating, percent: None, bytes_copied: None });
                 }
                 // Nobody works on it now; it may have been finished between the two looks.
-                Ok(Some(_)) => record = slot.read()?.ok_or_else(gone)?,
+                Ok(Some(_lock)) => {
+                    record = slot.read()?.ok_or_else(gone)?;
+                    if let Some(copied) = slot.copied().filter(|_| record.state == RecordState::Creating) {
+                        job::complete(&slot, record, copied);
+                        record = slot.read()?.ok_or_else(gone)?;
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone()),
                 Err(error) => return Err(error),
             }
+        }
+        if record.state == RecordState::Creating && is_btrfs(&record) && slot.tree().is_dir() {
+            record.state = RecordState::Ready;
         }
         let failed = |reason: &str| SnapshotState::Failed { reason: reason.to_owned() };
         let state = match record.state {
@@ -142,7 +153,8 @@ impl Slots {
             return Err(not_ours(&ticket.snapshot));
         }
         if record.state == RecordState::Creating {
-            match slot.lock(false) {
+            // Who has copied everything only waits for the disk, and does so to the end even when it is killed.
+            match slot.lock(slot.copied().is_some()) {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     return Err(Error::new(
@@ -182,4 +194,8 @@ impl Slots {
         let root_mode = slot.read()?.and_then(|record| record.root_mode);
         Ok((slot.tree(), root_mode))
     }
+}
+
+fn is_btrfs(record: &Record) -> bool {
+    record.method == Method::Btrfs.as_str()
 }

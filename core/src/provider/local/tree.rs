@@ -50,6 +50,19 @@ pub(super) struct CloneOptions {
 /// # Errors
 /// The first one of any thread; [`ErrorKind::Cancelled`] if [`Counters::cancelled`] was set. What was made stays.
 pub(super) fn clone_tree(source: &Path, target: &Path, options: &CloneOptions, counters: &Counters) -> Result<()> {
+    copy_tree(source, target, options, counters)?;
+    flush(target)
+}
+
+/// Waits until a tree is on disk, with all else that was written to its file system.
+pub(super) fn flush(target: &Path) -> Result<()> {
+    let fail = |error: Errno| Error::io("write to disk", target, error.into());
+    let directory = rustix::fs::open(target, DIRECTORY, Mode::empty()).map_err(fail)?;
+    rustix::fs::syncfs(&directory).map_err(fail)
+}
+
+/// [`clone_tree`] without waiting for the disk.
+pub(super) fn copy_tree(source: &Path, target: &Path, options: &CloneOptions, counters: &Counters) -> Result<()> {
     let open = |path: &Path| {
         rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|error| Error::io("open", path, error.into()))
     };
@@ -71,11 +84,7 @@ pub(super) fn clone_tree(source: &Path, target: &Path, options: &CloneOptions, c
         }
     });
     let mut queue = work.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(error) = queue.error.take() {
-        return Err(error);
-    }
-    let to = open(target)?;
-    rustix::fs::syncfs(&to).map_err(|error| Error::io("write to disk", target, error.into()))
+    queue.error.take().map_or(Ok(()), Err)
 }
 
 /// A piece of work for one thread.

@@ -1,0 +1,303 @@
+//! The main job on real servers: back up under write load, restore, and prove that nothing is missing.
+//!
+//! Every PostgreSQL of the machine on every kind of file system, with two tablespaces and the WAL on volumes of their
+//! own, all as the unprivileged user of the server. What varies otherwise (a standby, no archiver, in place, a list of
+//! disks) is tested once, on the newest PostgreSQL.
+
+use std::path::Path;
+use std::time::Duration;
+
+use barman_snap_tests::fs::Kind;
+use barman_snap_tests::load::{Load, fill};
+use barman_snap_tests::pg::{Cluster, Installation, Stop};
+use barman_snap_tests::site::{Site, checked_pages, wait_until_promoted, wait_until_quiet};
+use barman_snap_tests::wait::pass;
+use barman_snap_tests::{checks, need};
+
+/// The method that each kind of file system is expected to be snapshotted with.
+fn method(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Btrfs => "btrfs",
+        Kind::XfsReflink => "reflink",
+        Kind::Ext4 => "copy",
+    }
+}
+
+/// Everything that must be true of a restored cluster beside its rows. It is stopped afterwards.
+#[track_caller]
+fn sound(cluster: &Cluster) {
+    assert_eq!(checks::pgbench_balanced(cluster), Ok(()));
+    assert_eq!(checks::amcheck_ok(cluster), Ok(()));
+    let pages = checked_pages(cluster).expect("no page is bad");
+    assert!(pages > 1000, "only {pages} pages were looked at");
+}
+
+/// Stops the load and says what time it is, on the server's clock, with nothing committed close to it.
+fn quiet_moment(cluster: &Cluster, load: Load) -> String {
+    load.stop();
+    wait_until_quiet(cluster);
+    pass(Duration::from_millis(50));
+    let time = cluster.sql("SELECT clock_timestamp()");
+    pass(Duration::from_millis(50));
+    time
+}
+
+/// Two backups under load; then the newer one is restored to its end, and the older one to a moment between two ticks.
+fn nothing_is_missing(version: u32, kind: Kind) {
+    let installation = need!(Installation::of(version));
+    let site = need!(Site::plan(&installation, kind).start());
+    let cluster = &site.cluster;
+    fill(cluster, 1);
+    let load = Load::start(cluster, 4);
+    pass(Duration::from_millis(300));
+
+    let older = site.backup(&["--name", "older"]);
+    let moment = quiet_moment(cluster, load);
+    let at_moment = checks::sums(cluster);
+    let load = Load::start(cluster, 4);
+    pass(Duration::from_millis(1100));
+    let newer = site.backup(&[]);
+    load.stop();
+    wait_until_quiet(cluster);
+    let at_end = checks::sums(cluster);
+    cluster.archive_wal();
+    assert!(at_end["public.ticks"].0 > at_moment["public.ticks"].0, "no ticks between the two points in time");
+
+    listed_and_shown(&site, kind, [&older, &newer]);
+
+    let restored = site.restore(&newer, "end", &[]);
+    wait_until_promoted(&restored);
+    assert_eq!(checks::sums(&restored), at_end);
+    let tablespaces =
+        restored.sql("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE oid > 10000 ORDER BY spcname");
+    let beside = |name: &str| restored.data().with_extension(format!("ts-{name}")).display().to_string();
+    assert_eq!(tablespaces, format!("{}\n{}", beside("cold"), beside("hot")));
+    sound(&restored);
+
+    // The original has gone on meanwhile and does not mind.
+    cluster.sql("INSERT INTO ticks DEFAULT VALUES");
+    let restored = site.restore("older", "moment", &["--target-time", &moment]);
+    wait_until_promoted(&restored);
+    assert_eq!(checks::sums(&restored), at_moment, "not the rows of {moment}");
+    assert_eq!(restored.sql(&format!("SELECT count(*) FROM ticks WHERE at > '{moment}'")), "0");
+    sound(&restored);
+    assert_eq!(site.ok("gc", &[]).text(), "nothing to remove");
+}
+
+#[track_caller]
+fn listed_and_shown(site: &Site, kind: Kind, ids: [&String; 2]) {
+    assert_eq!(site.listed(), ids.map(String::clone));
+    let text = site.ok("list", &[]).stdout;
+    assert!(ids.iter().all(|id| text.contains(id.as_str())) && text.contains("older"), "{text}");
+    for id in ids {
+        let shown = site.show(id);
+        assert_eq!(shown["status"], "DONE");
+        assert_eq!(shown["pgdata"], site.cluster.data().display().to_string());
+        let record = &shown["copy_stats"]["barman_snap"];
+        let snapshots = record["snapshots"].as_array().expect("the record lists the snapshots");
+        let mut volumes: Vec<_> = snapshots.iter().map(|one| one["ticket"]["root"].as_str().expect("a path")).collect();
+        volumes.sort_unstable();
+        // On btrfs the subvolumes; elsewhere, where nothing else marks a volume, the directories that hold the cluster.
+        let on_fs = |path: &str| site.fs().path().join(path).display().to_string();
+        let expected = match kind {
+            Kind::Btrfs => ["cold", "hot", "main", "wal"].map(on_fs),
+            _ => ["cold/ts", "hot/ts", "main/data", "wal/pg_wal"].map(on_fs),
+        };
+        assert_eq!(volumes, expected);
+        for one in snapshots {
+            assert_eq!(one["ticket"]["method"], method(kind), "{one}");
+            assert!(Path::new(one["ticket"]["snapshot"].as_str().expect("a path")).is_dir(), "{one}");
+        }
+        assert_eq!(record["wal_external"], false);
+        let text = site.ok("show", &[id]).stdout;
+        assert!(text.contains(method(kind)) && text.contains("Status                 : DONE"), "{text}");
+    }
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_15_and_btrfs() {
+    nothing_is_missing(15, Kind::Btrfs);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_15_and_xfs() {
+    nothing_is_missing(15, Kind::XfsReflink);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_15_and_ext4() {
+    nothing_is_missing(15, Kind::Ext4);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_17_and_btrfs() {
+    nothing_is_missing(17, Kind::Btrfs);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_17_and_xfs() {
+    nothing_is_missing(17, Kind::XfsReflink);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_17_and_ext4() {
+    nothing_is_missing(17, Kind::Ext4);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_18_and_btrfs() {
+    nothing_is_missing(18, Kind::Btrfs);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_18_and_xfs() {
+    nothing_is_missing(18, Kind::XfsReflink);
+}
+
+#[test]
+fn nothing_is_missing_on_postgresql_18_and_ext4() {
+    nothing_is_missing(18, Kind::Ext4);
+}
+
+#[test]
+fn in_place_the_cluster_goes_back_and_the_old_one_is_kept_aside() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::XfsReflink).start());
+    let cluster = &site.cluster;
+    fill(cluster, 1);
+    let id = site.backup(&[]);
+    cluster.archive_wal();
+    let target = cluster.sql("SELECT pg_current_wal_insert_lsn()");
+    let expected = checks::sums(cluster);
+    cluster.sql("DROP TABLE pgbench_accounts; DELETE FROM in_hot");
+    cluster.archive_wal();
+    cluster.stop(Stop::Fast);
+
+    let data = cluster.data().display().to_string();
+    let answer = site.json("restore", &[&id, &data, "--in-place", "--target-lsn", &target]);
+    cluster.start();
+    wait_until_promoted(cluster);
+    assert_eq!(checks::sums(cluster), expected);
+    assert_eq!(checks::pgbench_balanced(cluster), Ok(()));
+
+    let aside = answer["set_aside"].as_array().expect("what was there is named");
+    assert!(!aside.is_empty(), "{answer}");
+    for one in aside {
+        assert!(Path::new(one["to"].as_str().expect("a path")).is_dir(), "{one}");
+    }
+    // Life goes on: the restored cluster archives on its new timeline, and can be backed up again.
+    cluster.archive_wal();
+    let again = site.backup(&[]);
+    assert_eq!(site.show(&again)["timeline"], 2);
+}
+
+#[test]
+fn a_standby_can_be_the_source_while_its_primary_works() {
+    let installation = need!(Installation::newest());
+    for kind in [Kind::Btrfs, Kind::XfsReflink] {
+        let site = need!(Site::plan(&installation, kind).start());
+        let primary = &site.cluster;
+        fill(primary, 1);
+        let standby = primary.standby(site.fs().volume("standby").join("data"));
+        let load = Load::start(primary, 4);
+        pass(Duration::from_millis(500));
+        let standby_host = standby.socket_dir().display().to_string();
+        let id = site.backup(&["-h", &standby_host]);
+        pass(Duration::from_millis(300));
+        load.stop();
+        wait_until_quiet(primary);
+        let expected = checks::sums(primary);
+        primary.archive_wal();
+        assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "t");
+
+        let shown = site.show(&id);
+        assert_eq!(shown["copy_stats"]["barman_snap"]["from_standby"], true);
+        let restored = site.restore(&id, "from-standby", &[]);
+        wait_until_promoted(&restored);
+        assert_eq!(checks::sums(&restored), expected);
+        sound(&restored);
+    }
+}
+
+#[test]
+fn without_an_archiver_a_backup_is_restorable_alone() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::Btrfs).without_archiving().start());
+    fill(&site.cluster, 1);
+    let load = Load::start(&site.cluster, 2);
+    pass(Duration::from_millis(300));
+    let summary = site.json("backup", &["--immediate-checkpoint"]);
+    load.stop();
+    let id = summary["backup_id"].as_str().expect("the id is text");
+    let supplied: Vec<_> = summary["wal_supplied"].as_array().expect("a list").iter().collect();
+    assert!(!supplied.is_empty(), "nobody else could have stored the WAL: {summary}");
+    let stored = site.objects("wals");
+    assert!(
+        supplied.iter().all(|name| stored.iter().any(|key| key.ends_with(name.as_str().expect("text")))),
+        "{stored:?}"
+    );
+
+    let restored = site.restore(id, "alone", &["--target-immediate"]);
+    wait_until_promoted(&restored);
+    assert_eq!(checks::pgbench_balanced(&restored), Ok(()));
+    assert!(restored.sql("SELECT count(*) FROM ticks").parse::<u64>().expect("a number") > 0);
+    sound(&restored);
+    let proof = site.json("verify", &[id, "--pg-bin-dir", &installation.bin().display().to_string()]);
+    assert_eq!(proof["passed"], true, "{proof:#}");
+}
+
+#[test]
+fn that_another_tool_keeps_the_wal_is_recorded_and_none_is_stored() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::Btrfs).without_archiving().start());
+    let id = site.backup(&["--wal-external"]);
+    assert_eq!(site.show(&id)["copy_stats"]["barman_snap"]["wal_external"], true);
+    assert!(site.ok("show", &[&id]).stdout.contains("kept by another tool"));
+    assert_eq!(site.objects("wals"), Vec::<String>::new());
+}
+
+#[test]
+fn the_disks_that_are_named_are_the_ones_that_are_taken() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::Btrfs).start());
+    fill(&site.cluster, 1);
+    let disk = |name: &str| site.fs().path().join(name).display().to_string();
+    let disks = ["main", "wal", "hot", "cold"].map(disk);
+    let options: Vec<&str> = disks.iter().flat_map(|disk| ["--snapshot-disk", disk.as_str()]).collect();
+    let id = site.backup(&options);
+    let shown = site.show(&id);
+    let record = shown["copy_stats"]["barman_snap"].clone();
+    let mut volumes: Vec<_> =
+        record["snapshots"].as_array().expect("a list").iter().map(|one| one["ticket"]["volume"].clone()).collect();
+    volumes.sort_by_key(ToString::to_string);
+    let mut expected = disks.to_vec();
+    expected.sort();
+    assert_eq!(volumes, expected);
+    let restored = site.restore(&id, "named", &[]);
+    wait_until_promoted(&restored);
+    assert_eq!(checks::sums(&restored), checks::sums(&site.cluster));
+}
+
+#[test]
+fn verify_proves_a_backup_and_the_proof_is_shown() {
+    for installation in Installation::all() {
+        let site = need!(Site::plan(installation, Kind::XfsReflink).start());
+        fill(&site.cluster, 1);
+        let id = site.backup(&[]);
+        let rows = site.cluster.sql("SELECT count(*) FROM pgbench_accounts");
+        let bin = installation.bin().display().to_string();
+        let proof = site.json("verify", &["--pg-bin-dir", &bin, "--sql", "SELECT count(*) FROM pgbench_accounts"]);
+        assert_eq!(proof["passed"], true, "{proof:#}");
+        assert!(proof["sql"].to_string().contains(&rows), "{proof:#}");
+        let shown = site.show(&id);
+        assert_eq!(shown["proofs"][0]["passed"], true);
+        // The original has not been touched, and nothing is left of the throw-away one.
+        assert_eq!(site.cluster.sql("SELECT pg_is_in_recovery()"), "f");
+        let left: Vec<_> = std::fs::read_dir(site.fs().path())
+            .expect("the file system can be listed")
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.contains("verify"))
+            .collect();
+        assert_eq!(left, Vec::<String>::new());
+    }
+}
