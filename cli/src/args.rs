@@ -144,15 +144,23 @@ pub(crate) struct ConnectionArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Snapshots")]
 pub(crate) struct SnapshotArgs {
-    /// What takes the snapshots
-    #[arg(long, value_enum, value_name = "PROVIDER")]
-    pub(crate) snapshot_provider: Option<ProviderName>,
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
     /// Instance with the volumes; the local provider needs none
     #[arg(long, value_name = "INSTANCE")]
     pub(crate) snapshot_instance: Option<String>,
     /// A volume of the cluster (repeat for several); without it, those that hold the cluster are found
     #[arg(long, value_name = "DISK")]
     pub(crate) snapshot_disk: Vec<String>,
+}
+
+/// What takes and holds the snapshots.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Snapshots")]
+pub(crate) struct ProviderArgs {
+    /// What takes the snapshots
+    #[arg(long, value_enum, value_name = "PROVIDER")]
+    pub(crate) snapshot_provider: Option<ProviderName>,
     #[command(flatten)]
     pub(crate) local: LocalArgs,
 }
@@ -277,7 +285,7 @@ pub(crate) struct DeleteArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
+    pub(crate) provider: ProviderArgs,
 }
 
 /// Where a recovery ends.
@@ -394,7 +402,7 @@ pub(crate) struct RecoverArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
+    pub(crate) provider: ProviderArgs,
 }
 
 #[derive(Debug, Args)]
@@ -408,7 +416,7 @@ pub(crate) struct GcArgs {
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     pub(crate) keep_undone: u32,
     #[command(flatten)]
-    pub(crate) snapshot: SnapshotArgs,
+    pub(crate) provider: ProviderArgs,
 }
 
 #[derive(Debug, Args)]

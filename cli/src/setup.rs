@@ -1,35 +1,40 @@
 //! From options to the parts of the engine: catalog, provider, connection, log, interrupts.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use barman_snap::catalog::StoreOptions;
 use barman_snap::catalog::store::{AddressingStyle, AzureCredential};
 use barman_snap::engine::EngineBuilder;
+use barman_snap::options::EngineOptions;
 use barman_snap::postgres::{BackupControl, ConnectOptions, PostgresControl};
-use barman_snap::provider::SnapshotProvider;
-use barman_snap::provider::local::{LocalOptions, LocalProvider};
-use barman_snap::{Engine, Error, ErrorKind, Result};
+use barman_snap::{Error, Result};
 
-use crate::args::{CatalogArgs, Common, ConnectionArgs, LocalArgs, ProviderName, SnapshotArgs, StoreArgs};
+use crate::args::{CatalogArgs, Common, ConnectionArgs, LocalArgs, ProviderArgs, ProviderName};
 
 /// An engine for a catalog; without snapshot options, with the local provider as it is.
 pub(crate) async fn engine(
     common: &Common,
     catalog: &CatalogArgs,
-    snapshot: Option<&SnapshotArgs>,
+    snapshots: Option<&ProviderArgs>,
 ) -> Result<EngineBuilder> {
-    let builder = Engine::builder(&catalog.url, &store_options(&common.store), &catalog.server).await?;
-    match snapshot {
-        Some(snapshot) => Ok(builder.provider(provider(snapshot)?)),
-        None => Ok(builder),
+    let mut options = store_options(common);
+    if let Some(args) = snapshots {
+        options.snapshot_provider = args.snapshot_provider.map(|name| {
+            match name {
+                ProviderName::Local => "local",
+                ProviderName::Aws => "aws",
+                ProviderName::Gcp => "gcp",
+                ProviderName::Azure => "azure",
+            }
+            .to_owned()
+        });
+        set_local(&mut options, &args.local);
     }
+    options.open(&catalog.url, &catalog.server).await
 }
 
 /// An engine whose provider is the local one with these options.
 pub(crate) async fn local_engine(common: &Common, catalog: &CatalogArgs, local: &LocalArgs) -> Result<EngineBuilder> {
-    let builder = Engine::builder(&catalog.url, &store_options(&common.store), &catalog.server).await?;
-    Ok(builder.provider(local_provider(local)?))
+    let mut options = store_options(common);
+    set_local(&mut options, local);
+    options.open(&catalog.url, &catalog.server).await
 }
 
 /// This program with the options that reach the same store: the beginning of a `restore_command`.
@@ -37,16 +42,7 @@ pub(crate) fn restore_program(common: &Common) -> Result<Vec<String>> {
     let program =
         std::env::current_exe().map_err(|error| Error::internal("where is this program?").with_source(error))?;
     let mut words = vec![program.display().to_string()];
-    let store = &common.store;
-    let mut add = |option: &str, value: Option<String>| {
-        words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
-    };
-    add("--endpoint-url", store.endpoint_url.clone());
-    add("--aws-profile", store.aws_profile.clone());
-    add("--aws-region", store.aws_region.clone());
-    add("--read-timeout", store.read_timeout.map(|seconds| seconds.to_string()));
-    add("--addressing-style", store.addressing_style.clone());
-    add("--azure-credential", store.azure_credential.clone());
+    words.extend(store_options(common).store_arguments());
     Ok(words)
 }
 
@@ -66,12 +62,13 @@ pub(crate) async fn connect_to(dbname: &str) -> Result<Box<dyn BackupControl>> {
     Ok(Box::new(PostgresControl::connect(&ConnectOptions::new(dbname)).await?))
 }
 
-fn store_options(args: &StoreArgs) -> StoreOptions {
-    StoreOptions {
+fn store_options(common: &Common) -> EngineOptions {
+    let args = &common.store;
+    EngineOptions {
         endpoint_url: args.endpoint_url.clone(),
         aws_profile: args.aws_profile.clone(),
-        region: args.aws_region.clone(),
-        read_timeout: args.read_timeout.map(Duration::from_secs),
+        aws_region: args.aws_region.clone(),
+        read_timeout_ms: args.read_timeout.map(|seconds| seconds.saturating_mul(1000)),
         addressing_style: match args.addressing_style.as_deref() {
             Some("virtual") => AddressingStyle::Virtual,
             Some("path") => AddressingStyle::Path,
@@ -82,28 +79,13 @@ fn store_options(args: &StoreArgs) -> StoreOptions {
             "managed-identity" => AzureCredential::ManagedIdentity,
             _ => AzureCredential::Default,
         }),
-        ..StoreOptions::default()
+        ..EngineOptions::default()
     }
 }
 
-fn provider(args: &SnapshotArgs) -> Result<Arc<dyn SnapshotProvider>> {
-    match args.snapshot_provider {
-        None | Some(ProviderName::Local) => local_provider(&args.local),
-        Some(cloud) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("this build has no provider {}", format!("{cloud:?}").to_lowercase()),
-        )
-        .with_hint("it takes snapshots with the local provider: btrfs, ZFS, reflink, copy")),
-    }
-}
-
-fn local_provider(args: &LocalArgs) -> Result<Arc<dyn SnapshotProvider>> {
-    let options = LocalOptions {
-        method: args.snapshot_method.parse()?,
-        snapshot_directory: args.snapshot_directory.clone(),
-        ..LocalOptions::default()
-    };
-    Ok(Arc::new(LocalProvider::new(options)))
+fn set_local(options: &mut EngineOptions, local: &LocalArgs) {
+    options.snapshot_method = Some(local.snapshot_method.clone());
+    options.snapshot_directory.clone_from(&local.snapshot_directory);
 }
 
 /// Log lines go to stderr: warnings by default, less with `-q`, more with `-v`; `BARMAN_SNAP_LOG` overrides (in the syntax

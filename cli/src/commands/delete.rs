@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: DeleteArgs) -> Result<Exit> {
-    let engine = setup::engine(common, &args.catalog, Some(&args.snapshot)).await?.build();
+    let engine = setup::engine(common, &args.catalog, Some(&args.provider)).await?.build();
     let selection = match (&args.backup_id, &args.retention_policy) {
         (Some(id), _) => Selection::Backups(vec![engine.catalog().resolve(id).await?]),
         (None, policy) => Selection::Obsolete(policy.as_deref().unwrap_or_default().parse()?),

@@ -7,7 +7,7 @@ use crate::exit::Exit;
 use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: GcArgs) -> Result<Exit> {
-    let engine = setup::engine(common, &args.catalog, Some(&args.snapshot)).await?.build();
+    let engine = setup::engine(common, &args.catalog, Some(&args.provider)).await?.build();
     let plan = engine.plan_gc(chrono::Duration::days(i64::from(args.keep_undone))).await?;
     output::print(common.format, &plan, |plan| {
         let mut text = plan.to_string();

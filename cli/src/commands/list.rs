@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use barman_snap::Result;
 use barman_snap::catalog::CatalogEntry;
 use barman_snap::id::BackupId;
 use barman_snap::session::{Phase, SessionState};
-use serde_json::{Value, json};
+use barman_snap::{Result, options};
 
 use crate::args::{Common, Format, ListArgs};
 use crate::exit::Exit;
@@ -14,22 +13,21 @@ use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: ListArgs) -> Result<Exit> {
     let engine = setup::engine(common, &args.catalog, None).await?.build();
+    if common.format == Format::Json {
+        output::print(common.format, &options::list(&engine).await?, |_| String::new())?;
+        return Ok(Exit::Success);
+    }
     let entries = engine.catalog().list().await?;
     let (sessions, broken) = engine.sessions().await?;
     // A published session is its backup; the others have something of their own to say.
     let others: Vec<&SessionState> =
         sessions.iter().filter(|state| !entries.iter().any(|entry| entry.id == state.plan.backup_id)).collect();
-    match common.format {
-        Format::Text => {
-            let unfinished = sessions.iter().filter(|state| !state.phase.is_final());
-            let unfinished = unfinished.map(|state| (state.plan.backup_id.clone(), state.phase)).collect();
-            output::write(&text(&entries, &others, &unfinished))?;
-            // A mistyped URL or name looks just like a server without backups.
-            if entries.is_empty() && others.is_empty() && common.quiet == 0 {
-                output::note(&format!("no backups of server {} in {}", args.catalog.server, args.catalog.url));
-            }
-        }
-        Format::Json => output::print(common.format, &as_json(&entries, &others), |_| String::new())?,
+    let unfinished = sessions.iter().filter(|state| !state.phase.is_final());
+    let unfinished = unfinished.map(|state| (state.plan.backup_id.clone(), state.phase)).collect();
+    output::write(&text(&entries, &others, &unfinished))?;
+    // A mistyped URL or name looks just like a server without backups.
+    if entries.is_empty() && others.is_empty() && common.quiet == 0 {
+        output::note(&format!("no backups of server {} in {}", args.catalog.server, args.catalog.url));
     }
     for entry in &entries {
         if let Err(error) = &entry.info {
@@ -97,34 +95,4 @@ fn row(entry: &CatalogEntry, unfinished: Option<Phase>) -> Vec<String> {
         info.backup_name.clone().unwrap_or_default(),
         remark,
     ]
-}
-
-/// `backups_list` is that of `barman-cloud-backup-list`; the rest is ours.
-fn as_json(entries: &[CatalogEntry], others: &[&SessionState]) -> Value {
-    let mut backups = Vec::new();
-    let mut unreadable = Vec::new();
-    for entry in entries {
-        match &entry.info {
-            Ok(info) => {
-                let mut object = info.to_stock_json(&entry.id);
-                if let Some(keep) = entry.keep {
-                    object["keep"] = keep.as_str().into();
-                }
-                backups.push(object);
-            }
-            Err(error) => unreadable.push(json!({ "backup_id": entry.id, "error": error.chain() })),
-        }
-    }
-    let sessions: Vec<Value> = others
-        .iter()
-        .map(|state| {
-            json!({
-                "backup_id": state.plan.backup_id,
-                "phase": state.phase,
-                "provider": state.plan.provider,
-                "reason": state.undo_reason.as_ref().or(state.stuck_reason.as_ref()),
-            })
-        })
-        .collect();
-    json!({ "backups_list": backups, "unreadable": unreadable, "sessions": sessions })
 }

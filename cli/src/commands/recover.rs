@@ -12,7 +12,7 @@ use crate::{output, progress, setup};
 
 pub(crate) async fn run(common: &Common, args: RecoverArgs) -> Result<Exit> {
     let patience = Patience { wal: Duration::from_secs(args.wal_timeout), ..Patience::default() };
-    let engine = setup::engine(common, &args.catalog, Some(&args.snapshot))
+    let engine = setup::engine(common, &args.catalog, Some(&args.provider))
         .await?
         .patience(patience)
         .listener(progress::listener(common))

@@ -2,7 +2,7 @@
 
 use barman_snap::catalog::CatalogEntry;
 use barman_snap::model::{BackupInfo, EngineRecord};
-use barman_snap::{Error, Result};
+use barman_snap::{Error, Result, options};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Format, ShowArgs};
@@ -11,22 +11,19 @@ use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: ShowArgs) -> Result<Exit> {
     let engine = setup::engine(common, &args.catalog, None).await?.build();
+    if common.format == Format::Json {
+        let object = options::show(&engine, &args.backup_id).await?;
+        // The key is what the metadata says, as in the stock tool.
+        let server = object["server_name"].as_str().unwrap_or(&args.catalog.server).to_owned();
+        output::print(common.format, &json!({ server: object }), |_| String::new())?;
+        return Ok(Exit::Success);
+    }
     let id = engine.catalog().resolve(&args.backup_id).await?;
     let entry = engine.catalog().entry(&id).await?;
     let proofs = engine.proofs(&id).await?;
-    let info = match &entry.info {
-        Ok(info) => info,
+    match &entry.info {
+        Ok(info) => output::write(&text(&entry, info, &proofs)?)?,
         Err(error) => return Err(Error::corrupt(format!("backup {id} cannot be read: {}", error.chain()))),
-    };
-    match common.format {
-        Format::Text => output::write(&text(&entry, info, &proofs)?)?,
-        Format::Json => {
-            let mut object = info.to_stock_json(&id);
-            object["keep"] = entry.keep.map(barman_snap::catalog::Keep::as_str).into();
-            object["proofs"] = proofs.into();
-            let server = info.server_name.clone().unwrap_or_else(|| args.catalog.server.clone());
-            output::print(common.format, &json!({ server: object }), |_| String::new())?;
-        }
     }
     Ok(Exit::Success)
 }

@@ -241,9 +241,9 @@ impl LocalStore {
         loop {
             make_dirs(dir)?;
             let named = match nameless::create(dir) {
-                Ok(Some(mut file)) => {
-                    file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| nameless::give_name(&file, path))
-                }
+                Ok(Some(mut file)) => write_pieces(&mut file, bytes)
+                    .and_then(|()| file.sync_all())
+                    .and_then(|()| nameless::give_name(&file, path)),
                 Ok(None) => {
                     let temp = self.write_temp(path, bytes)?;
                     name_if_absent(&temp.path, path).inspect_err(|_| temp.discard())

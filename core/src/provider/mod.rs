@@ -155,6 +155,8 @@ pub struct Capabilities {
     pub atomic: bool,
     /// `create_volume` puts the content into a directory of the caller's choice.
     pub directory_restore: bool,
+    /// Snapshots can be seen only from the host (or from hosts with the disk) on which they were made.
+    pub host_bound: bool,
 }
 
 /// What [`SnapshotProvider::create_volume`] is asked for.

@@ -50,6 +50,15 @@ pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) ->
             snapshots: Vec::new(),
         });
     }
+    if let Some(why) = elsewhere(tools, state).await? {
+        let action = Action::LeaveAlone { why };
+        return Ok(RecoveryPlan {
+            backup_id: state.plan.backup_id.clone(),
+            phase: state.phase,
+            action,
+            snapshots: Vec::new(),
+        });
+    }
     let id = &state.plan.backup_id;
     let last = tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
     let silent = tools.clock.now().signed_duration_since(last).num_seconds();
@@ -61,6 +70,19 @@ pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) ->
         catalog: effects::catalog_fact(&tools.catalog, id, &state.plan.token).await?,
     };
     Ok(decide(state, &facts, wishes))
+}
+
+/// Why nothing can be said of the snapshots from here. That they are not to be seen would otherwise look as if they were
+/// gone, and a good backup would be undone.
+async fn elsewhere(tools: &Tools, state: &SessionState) -> Result<Option<String>> {
+    let made_on = &state.plan.instance.name;
+    if !tools.provider.capabilities().host_bound || state.plan.provider != tools.provider.name() {
+        return Ok(None);
+    }
+    let here = tools.provider.instance(None).await?.name;
+    let unseen = state.plan.volumes.iter().any(|planned| !planned.volume.root.is_dir());
+    Ok((here != *made_on && unseen)
+        .then(|| format!("its snapshots are on host {made_on}, this is {here}; run it there")))
 }
 
 /// Brings one session to its end, as its plan says.

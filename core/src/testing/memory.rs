@@ -304,7 +304,7 @@ impl SnapshotProvider for MemoryProvider {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { atomic: true, directory_restore: true }
+        Capabilities { atomic: true, directory_restore: true, host_bound: false }
     }
 
     async fn instance(&self, name: Option<&str>) -> Result<Instance> {

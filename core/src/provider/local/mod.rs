@@ -16,6 +16,7 @@ mod btrfs_ioctl;
 mod check;
 mod copy;
 mod discovery;
+mod here;
 mod job;
 mod method;
 mod place;
@@ -200,11 +201,15 @@ impl SnapshotProvider for LocalProvider {
 
     /// `atomic` can be promised for all volumes only if the method is given.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { atomic: matches!(self.options.method, Method::Zfs | Method::Btrfs), directory_restore: true }
+        Capabilities {
+            atomic: matches!(self.options.method, Method::Zfs | Method::Btrfs),
+            directory_restore: true,
+            host_bound: true,
+        }
     }
 
     async fn instance(&self, name: Option<&str>) -> Result<Instance> {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = here::host();
         match name {
             Some(name) if name != host && name != "localhost" => {
                 Err(Error::not_found(format!("the local provider knows this host ({host}) only, not {name}"))
@@ -263,6 +268,7 @@ impl SnapshotProvider for LocalProvider {
     }
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
+        here::check(ticket)?;
         let ticket = ticket.clone();
         self.blocking(
             move |this| {
@@ -273,6 +279,7 @@ impl SnapshotProvider for LocalProvider {
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
+        here::check(&request.ticket)?;
         let request = request.clone();
         let counters = Arc::new(Counters::default());
         // A thread cannot be dropped: it is told to stop, and removes what it has made.

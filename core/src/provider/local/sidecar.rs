@@ -94,7 +94,7 @@ impl Record {
             root: self.root.clone(),
             method: self.method.clone(),
             token: self.token.clone(),
-            attributes: Default::default(),
+            attributes: super::here::attributes(),
         }
     }
 }
@@ -263,16 +263,17 @@ impl Slot {
         self.directory.join(format!("{}.copied", self.name))
     }
 
-    /// Removes the record, and the directory if nothing else is in it.
+    /// Removes the record, and the directory if nothing else is in it. The record goes last: without it nobody would look
+    /// for the rest.
     pub(super) fn end(&self) -> Result<()> {
+        self.forget_copied();
+        self.remove_temporary_files();
         match std::fs::remove_file(self.record()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io("remove", self.record(), error));
             }
             _ => {}
         }
-        self.forget_copied();
-        self.remove_temporary_files();
         if std::fs::remove_dir(&self.directory).is_err() {
             sync_directory(&self.directory)?;
         }

@@ -73,6 +73,11 @@ impl Slots {
         let slot = Slot::of_ticket(ticket)?;
         let gone = || Error::not_found(format!("no such snapshot: {}", ticket.snapshot));
         let mut record = slot.read()?.filter(|record| record.token == ticket.token).ok_or_else(gone)?;
+        // Before the question of who holds the record: to ask is to hold it for a moment, and a restore asks several times
+        // at once for one snapshot.
+        if record.state == RecordState::Creating && is_btrfs(&record) && slot.tree().is_dir() {
+            record.state = RecordState::Ready;
+        }
         if record.state == RecordState::Creating {
             if let Some(running) = self.jobs.running(&slot) {
                 return Ok(SnapshotStatus {
@@ -88,6 +93,9 @@ impl Slots {
                 // Nobody works on it now; it may have been finished between the two looks.
                 Ok(Some(_lock)) => {
                     record = slot.read()?.ok_or_else(gone)?;
+                    if record.state == RecordState::Creating && is_btrfs(&record) && slot.tree().is_dir() {
+                        record.state = RecordState::Ready;
+                    }
                     if let Some(copied) = slot.copied().filter(|_| record.state == RecordState::Creating) {
                         job::complete(&slot, record, copied);
                         record = slot.read()?.ok_or_else(gone)?;
@@ -96,9 +104,6 @@ impl Slots {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone()),
                 Err(error) => return Err(error),
             }
-        }
-        if record.state == RecordState::Creating && is_btrfs(&record) && slot.tree().is_dir() {
-            record.state = RecordState::Ready;
         }
         let failed = |reason: &str| SnapshotState::Failed { reason: reason.to_owned() };
         let state = match record.state {

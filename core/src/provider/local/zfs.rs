@@ -200,7 +200,7 @@ pub(super) fn ticket(volume: &Volume, dataset: &str, name: &str, token: Token) -
         root: volume.root.clone(),
         method: super::Method::Zfs.to_string(),
         token,
-        attributes: Default::default(),
+        attributes: super::here::attributes(),
     }
 }
 
