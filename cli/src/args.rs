@@ -158,7 +158,7 @@ pub(crate) struct SnapshotArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Snapshots")]
 pub(crate) struct ProviderArgs {
-    /// What takes the snapshots
+    /// What takes the snapshots; by default local, or with an instance the cloud that the catalog is in
     #[arg(long, value_enum, value_name = "PROVIDER")]
     pub(crate) snapshot_provider: Option<ProviderName>,
     #[command(flatten)]

@@ -1,12 +1,37 @@
 //! From options to the parts of the engine: catalog, provider, connection, log, interrupts.
 
+use barman_snap::catalog::CatalogUrl;
 use barman_snap::catalog::store::{AddressingStyle, AzureCredential};
 use barman_snap::engine::EngineBuilder;
 use barman_snap::options::EngineOptions;
 use barman_snap::postgres::{BackupControl, ConnectOptions, PostgresControl};
 use barman_snap::{Error, Result};
 
-use crate::args::{CatalogArgs, Common, ConnectionArgs, LocalArgs, ProviderArgs, ProviderName};
+use crate::args::{CatalogArgs, Common, ConnectionArgs, LocalArgs, ProviderArgs, ProviderName, SnapshotArgs};
+
+/// An engine for a backup: with an instance, the provider is that of the cloud which the catalog is in, unless named.
+pub(crate) async fn backup_engine(
+    common: &Common,
+    catalog: &CatalogArgs,
+    snapshot: &SnapshotArgs,
+) -> Result<EngineBuilder> {
+    let mut options = snapshot_options(common, &snapshot.provider);
+    if options.snapshot_provider.is_none() && snapshot.snapshot_instance.is_some() {
+        options.snapshot_provider = Some(fitting_provider(&catalog.url)?.to_owned());
+    }
+    options.open(&catalog.url, &catalog.server).await
+}
+
+/// The provider of the cloud that a catalog is in. Only an instance of that cloud can be meant by `--snapshot-instance`;
+/// without one, the volumes are those of this machine.
+fn fitting_provider(url: &str) -> Result<&'static str> {
+    Ok(match CatalogUrl::parse(url)? {
+        CatalogUrl::Local { .. } => "local",
+        CatalogUrl::S3 { .. } => "aws",
+        CatalogUrl::Gcs { .. } => "gcp",
+        CatalogUrl::Azure { .. } => "azure",
+    })
+}
 
 /// An engine for a catalog; without snapshot options, with the local provider as it is.
 pub(crate) async fn engine(
@@ -14,20 +39,26 @@ pub(crate) async fn engine(
     catalog: &CatalogArgs,
     snapshots: Option<&ProviderArgs>,
 ) -> Result<EngineBuilder> {
-    let mut options = store_options(common);
-    if let Some(args) = snapshots {
-        options.snapshot_provider = args.snapshot_provider.map(|name| {
-            match name {
-                ProviderName::Local => "local",
-                ProviderName::Aws => "aws",
-                ProviderName::Gcp => "gcp",
-                ProviderName::Azure => "azure",
-            }
-            .to_owned()
-        });
-        set_local(&mut options, &args.local);
-    }
+    let options = match snapshots {
+        Some(args) => snapshot_options(common, args),
+        None => store_options(common),
+    };
     options.open(&catalog.url, &catalog.server).await
+}
+
+fn snapshot_options(common: &Common, args: &ProviderArgs) -> EngineOptions {
+    let mut options = store_options(common);
+    options.snapshot_provider = args.snapshot_provider.map(|name| {
+        match name {
+            ProviderName::Local => "local",
+            ProviderName::Aws => "aws",
+            ProviderName::Gcp => "gcp",
+            ProviderName::Azure => "azure",
+        }
+        .to_owned()
+    });
+    set_local(&mut options, &args.local);
+    options
 }
 
 /// An engine whose provider is the local one with these options.
@@ -129,5 +160,23 @@ pub(crate) struct InterruptGuard(tokio::task::JoinHandle<()>);
 impl Drop for InterruptGuard {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_provider_fits_the_url() {
+        let urls = [
+            ("/srv/catalog", "local"),
+            ("s3://bucket/pg", "aws"),
+            ("gs://bucket/pg", "gcp"),
+            ("https://account.blob.core.windows.net/container/pg", "azure"),
+        ];
+        for (url, provider) in urls {
+            assert_eq!(fitting_provider(url).map_err(|error| error.chain()).as_deref(), Ok(provider), "{url}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::host::{MountTable, PgPaths, cover};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Volume, VolumeSelection, VolumeSnapshot};
-use crate::session::{BackupRequest, WalPolicy};
+use crate::session::owner::Liveness;
+use crate::session::{BackupRequest, Phase, WalPolicy};
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,19 +101,30 @@ impl Engine {
             }
         };
         let (states, broken) = sessions;
-        let open: Vec<String> = states
-            .iter()
-            .filter(|state| !state.phase.is_final())
-            .map(|state| format!("{} ({})", state.plan.backup_id, state.phase))
-            .collect();
-        match (open.as_slice(), broken.as_slice()) {
-            ([], []) => report.good("sessions", "none is unfinished"),
-            (_, [(id, error), ..]) => report.bad("sessions", format!("journal of {id}: {}", error.chain()), None),
-            (open, []) => report.bad(
+        if let Some((id, error)) = broken.first() {
+            return report.bad("sessions", format!("journal of {id}: {}", error.chain()), None);
+        }
+        let (mut running, mut left) = (Vec::new(), Vec::new());
+        for state in states.iter().filter(|state| !state.phase.is_final()) {
+            let text = format!(
+                "{} ({}, process {} on {})",
+                state.plan.backup_id, state.phase, state.owner.pid, state.owner.host
+            );
+            // What another host is doing cannot be told from here; that is for `recover` there.
+            match state.owner.liveness() {
+                Liveness::Dead => left.push(text),
+                Liveness::Alive | Liveness::Elsewhere if state.phase == Phase::Stuck => left.push(text),
+                Liveness::Alive | Liveness::Elsewhere => running.push(text),
+            }
+        }
+        match (left.is_empty(), running.is_empty()) {
+            (false, _) => report.bad(
                 "sessions",
-                format!("unfinished: {}", open.join(", ")),
-                Some("a running backup is all right; otherwise run `barman-snap recover`"),
+                format!("left by their process: {}", left.join(", ")),
+                Some("run `barman-snap recover`"),
             ),
+            (true, false) => report.good("sessions", format!("running: {}", running.join(", "))),
+            (true, true) => report.good("sessions", "none is unfinished"),
         }
     }
 

@@ -281,3 +281,39 @@ async fn gc_leaves_the_snapshots_of_an_unfinished_session_alone() {
     assert!(plan.is_empty(), "{plan}");
     assert_eq!(plan.open_sessions.len(), 1);
 }
+
+#[tokio::test]
+async fn a_session_behind_the_line_can_be_adopted_and_its_first_driver_is_fenced() {
+    let house = House::new();
+    let mut first = house.backup(house.engine()).await.unwrap();
+    let id = first.backup_id().clone();
+    let engine = house.engine().build();
+    first.next_step().await.unwrap();
+    let error = engine.adopt(&id).await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Precondition, "before the line only recover can help");
+    while first.next_step().await.unwrap() != Some(Step::Stop) {}
+    let mut second = engine.adopt(&id).await.unwrap();
+    assert_eq!(second.next_step().await.unwrap(), Some(Step::StoreLabel));
+    assert_eq!(first.next_step().await.unwrap_err().kind(), barman_snap::ErrorKind::Fenced);
+    second.run().await.unwrap();
+    assert_eq!(house.verdict().await, Verdict::Published);
+    assert!(engine.adopt(&id).await.is_err(), "it is over");
+}
+
+#[tokio::test]
+async fn the_check_tells_a_running_session_from_one_that_was_left() {
+    let house = House::new();
+    let engine = house.engine().build();
+    let sessions = async || {
+        let report = engine.check(Ok(house.postgres.connect()), &Default::default()).await;
+        report.lines.into_iter().find(|line| line.name == "sessions").unwrap()
+    };
+    assert!(sessions().await.ok);
+    let mut session = house.backup(house.engine()).await.unwrap();
+    let running = sessions().await;
+    assert!(running.ok && running.detail.contains("running"), "{running:?}");
+    session.run().await.unwrap();
+    house.leave_a_dead_session().await;
+    let left = sessions().await;
+    assert!(!left.ok && left.hint.is_some_and(|hint| hint.contains("recover")));
+}

@@ -17,7 +17,7 @@ pub(crate) async fn run(common: &Common, args: BackupArgs) -> Result<Exit> {
         wal: Duration::from_secs(args.wal_timeout),
         ..Patience::default()
     };
-    let engine = setup::engine(common, &args.catalog, Some(&args.snapshot.provider))
+    let engine = setup::backup_engine(common, &args.catalog, &args.snapshot)
         .await?
         .patience(patience)
         .listener(progress::listener(common))

@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: CheckArgs) -> Result<Exit> {
-    let engine = setup::engine(common, &args.catalog, Some(&args.snapshot.provider)).await?.build();
+    let engine = setup::backup_engine(common, &args.catalog, &args.snapshot).await?.build();
     let request = BackupRequest {
         instance: args.snapshot.snapshot_instance.clone(),
         volumes: args.snapshot.snapshot_disk.clone(),

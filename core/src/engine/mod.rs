@@ -21,7 +21,7 @@ use crate::session::gc::{GcFacts, GcPlan};
 use crate::session::journal::Journal;
 use crate::session::rescue::{self, Rescue};
 use crate::session::{
-    BackupRequest, BackupSession, CancelToken, Listener, Patience, SessionPlan, SessionState, Wishes, begin, gc,
+    BackupRequest, BackupSession, CancelToken, Listener, Patience, Phase, SessionPlan, SessionState, Wishes, begin, gc,
 };
 
 /// Builds an [`Engine`]. Everything but the catalog and the server has a default.
@@ -238,16 +238,26 @@ impl Engine {
         Ok(rescues)
     }
 
-    /// Opens a session that was begun earlier, to be driven by this process step by step. Past the dividing line only.
+    /// Takes over a session that was begun earlier, to be driven by this process step by step; its driver, should it still
+    /// live, is fenced. Past the dividing line, or on the way back, only: what comes before needs the connection that is
+    /// gone, and is for [`recover`](Self::recover).
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without a journal, [`ErrorKind::Fenced`] if its driver is faster.
+    /// [`ErrorKind::NotFound`] without a journal, [`ErrorKind::Precondition`] if there is nothing to take over,
+    /// [`ErrorKind::Fenced`] if its driver is faster.
     pub async fn adopt(&self, id: &BackupId) -> Result<BackupSession> {
         let state = rescue::load(&self.tools, id)
             .await?
             .ok_or_else(|| Error::not_found(format!("there is no session of backup {id}")))?;
         if state.phase.is_final() {
             return Err(Error::precondition(format!("the session of backup {id} is {}", state.phase)));
+        }
+        if !state.is_past_the_line() && state.phase != Phase::Undoing {
+            return Err(Error::precondition(format!(
+                "the session of backup {id} was left while it was {}",
+                state.phase
+            ))
+            .with_hint("only `recover` can bring it to an end, by undoing it"));
         }
         let mut driver = Driver::new(self.tools.clone(), state, None, CancelToken::new());
         driver.adopt().await?;

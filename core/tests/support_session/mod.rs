@@ -83,6 +83,16 @@ impl House {
         engine.build().backup(self.postgres.connect(), &request).await
     }
 
+    /// A session whose driver is a process that has ended.
+    pub(crate) async fn leave_a_dead_session(&self) {
+        let session = self.backup(self.engine()).await.unwrap();
+        let key = self.catalog.layout().session_entry(session.backup_id(), 0);
+        let (bytes, _) = self.catalog.space().get(&key).await.unwrap().unwrap();
+        let mut entry: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        entry["plan"]["owner"]["started"] = 1.into();
+        self.catalog.space().put(&key, entry.to_string()).await.unwrap();
+    }
+
     /// Everything below the snapshot directories, and the catalog.
     pub(crate) async fn verdict(&self) -> Verdict {
         let left: Vec<PathBuf> = self.roots.iter().flat_map(|root| snapshots_near(root)).collect();
