@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::BackupId;
 use crate::model::{BackupInfo, BackupStatus};
 
@@ -202,6 +202,36 @@ impl Catalog {
     /// Replaces the `backup.info` of a backup.
     pub async fn replace(&self, id: &BackupId, info: &BackupInfo) -> Result<()> {
         self.space.put(&self.layout.backup_info(id), info.to_text()?).await
+    }
+
+    /// Replaces the `backup.info` of a backup if `may` says so of the one that is there, and nobody changes it in between. False
+    /// if there is none, or one that may not be replaced.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) if the one that is there cannot be read.
+    pub async fn replace_if(
+        &self,
+        id: &BackupId,
+        info: &BackupInfo,
+        may: impl Fn(&BackupInfo) -> bool + Send + Sync,
+    ) -> Result<bool> {
+        let key = self.layout.backup_info(id);
+        let text = info.to_text()?;
+        for _ in 0..5 {
+            let Some((bytes, version)) = self.space.get(&key).await? else { return Ok(false) };
+            // Also when the reply to an earlier attempt was lost.
+            if bytes == text {
+                return Ok(true);
+            }
+            if !may(&BackupInfo::parse_bytes(&bytes)?.info) {
+                return Ok(false);
+            }
+            match self.space.put_if_version(&key, text.clone(), &version).await? {
+                PutIf::Replaced(_) => return Ok(true),
+                PutIf::Changed => {}
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("the backup.info of {id} keeps changing")).with_retry(Retry::Safe))
     }
 
     /// Stores the label that `pg_backup_stop` returned.

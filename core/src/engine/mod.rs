@@ -283,7 +283,7 @@ impl Engine {
         let entries = self.tools.catalog.list().await?;
         let facts = GcFacts {
             snapshots,
-            unreadable: entries.iter().filter(|entry| entry.info.is_err()).map(|entry| entry.id.clone()).collect(),
+            unreadable: entries.iter().filter(|entry| is_unreadable(entry)).map(|entry| entry.id.clone()).collect(),
             catalog: entries.iter().filter_map(token_of).collect(),
             sessions,
             unreadable_sessions: broken.into_iter().map(|(id, _)| id).collect(),
@@ -304,13 +304,21 @@ impl Engine {
                 first.get_or_insert(error.with_context("snapshot", ticket.snapshot.clone()));
             }
         }
-        for id in &plan.journals {
-            if let Err(error) = self.tools.journal.remove(id).await {
-                first.get_or_insert(error);
+        // A journal says where to look for snapshots: while one could not be deleted, all journals stay.
+        if first.is_none() {
+            for id in &plan.journals {
+                if let Err(error) = self.tools.journal.remove(id).await {
+                    first.get_or_insert(error);
+                }
             }
         }
         first.map_or(Ok(()), Err)
     }
+}
+
+/// True if it cannot be said which snapshots a backup has: also when only our record in it is damaged, or of a later version.
+fn is_unreadable(entry: &CatalogEntry) -> bool {
+    !matches!(entry.info.as_ref().map(crate::model::BackupInfo::engine_record), Ok(Ok(_)))
 }
 
 /// The id of a readable entry and the token its metadata names.

@@ -140,15 +140,26 @@ struct Made {
 async fn carry_out(plan: &RestorePlan, tools: Tools<'_>, made: &mut Made) -> Result<Prepared> {
     for wave in waves(&plan.pieces) {
         tools.go_on()?;
+        let mut rooms = Vec::new();
         for piece in &wave {
-            make_room(&plan.building_place(&piece.destination), made)?;
+            rooms.push(make_room(&plan.building_place(&piece.destination), made)?);
         }
         // All of them come to an end, also when one fails: undo must not race with a copy that is still running.
         let results = join_all(wave.iter().map(|piece| make_piece(plan, piece, tools))).await;
         let mut failed = None;
-        for result in results {
+        for (result, (piece, room)) in results.into_iter().zip(wave.iter().zip(rooms)) {
             match result {
-                Ok(volume) => made.volumes.push(volume),
+                Ok(volume) => {
+                    made.volumes.push(volume);
+                    // Ours only now: what the provider refused to fill may be somebody else's, and what it began to fill
+                    // it has removed itself.
+                    let place = plan.building_place(&piece.destination);
+                    match room {
+                        Room::Absent => made.directories.push(place),
+                        Room::Empty => made.filled.push(place),
+                        Room::InsideOfOurs => {}
+                    }
+                }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -178,14 +189,27 @@ async fn make_piece(plan: &RestorePlan, piece: &Piece, tools: Tools<'_>) -> Resu
     Ok(volume)
 }
 
-/// Remembers what a destination was, and makes the directories above it.
-fn make_room(destination: &Path, made: &mut Made) -> Result<()> {
+/// What a destination was before.
+enum Room {
+    Absent,
+    Empty,
+    /// In a directory that this restore has made.
+    InsideOfOurs,
+}
+
+/// Says what a destination is, and makes the directories above it.
+fn make_room(destination: &Path, made: &mut Made) -> Result<Room> {
     if fs::symlink_metadata(destination).is_ok() {
-        let inside_of_ours = made.directories.iter().any(|ours| destination.starts_with(ours));
-        if !inside_of_ours {
-            made.filled.push(destination.to_owned());
+        if made.directories.iter().chain(&made.filled).any(|ours| destination.starts_with(ours)) {
+            return Ok(Room::InsideOfOurs);
         }
-        return Ok(());
+        let mut entries = fs::read_dir(destination).map_err(|error| Error::io("read", destination, error))?;
+        return match entries.next() {
+            None => Ok(Room::Empty),
+            // It was empty when the plan was made.
+            Some(_) => Err(Error::new(ErrorKind::Conflict, format!("{} is not empty any more", destination.display()))
+                .with_hint("is another restore running to the same place?")),
+        };
     }
     let missing: Vec<_> =
         destination.ancestors().skip(1).take_while(|path| fs::symlink_metadata(path).is_err()).collect();
@@ -195,8 +219,7 @@ fn make_room(destination: &Path, made: &mut Made) -> Result<()> {
             Err(error) => return Err(Error::io("make the directory", parent, error)),
         }
     }
-    made.directories.push(destination.to_owned());
-    Ok(())
+    Ok(Room::Absent)
 }
 
 /// Old directories get their new names, new ones the old names; reversed if one step fails.

@@ -88,7 +88,9 @@ pub(crate) fn disposition(step: Step, error: &Error, state: &SessionState) -> Di
         _ if !state.is_past_the_line() => Disposition::Undo,
         // The way forward is gone: a snapshot failed after its cut, or the backup was deleted under our hands.
         _ if step == Step::AwaitReady && error.kind() == ErrorKind::Provider => Disposition::Undo,
-        _ if step == Step::Publish && error.kind() == ErrorKind::Conflict => Disposition::Undo,
+        _ if step == Step::Publish && error.context().iter().any(|(key, _)| *key == effects::DELETED) => {
+            Disposition::Undo
+        }
         _ => Disposition::Leave,
     }
 }

@@ -14,7 +14,7 @@ use super::step::Step;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{BackupId, Token};
-use crate::model::BackupStatus;
+use crate::model::{BackupInfo, BackupStatus};
 use crate::postgres::{BackupControl, StartRequest, StartedBackup, StoppedBackup};
 
 /// The steps that need no connection.
@@ -68,10 +68,7 @@ async fn announce(tools: &Tools, state: &SessionState) -> Result<Record> {
 }
 
 async fn name_snapshots(tools: &Tools, state: &SessionState) -> Result<()> {
-    tools
-        .catalog
-        .replace(&state.plan.backup_id, &metadata::backup_info(tools.provider.as_ref(), state, BackupStatus::Started)?)
-        .await
+    replace_ours(tools, state, BackupStatus::Started).await
 }
 
 /// Leaves backup mode.
@@ -98,18 +95,24 @@ async fn store_label(tools: &Tools, state: &SessionState) -> Result<Record> {
 }
 
 async fn publish(tools: &Tools, state: &SessionState) -> Result<Record> {
-    let id = &state.plan.backup_id;
-    match catalog_fact(&tools.catalog, id, &state.plan.token).await? {
-        CatalogFact::Ours => {}
-        CatalogFact::Unreadable => {
-            return Err(Error::corrupt(format!("the backup.info of {id} cannot be read any more")));
-        }
-        CatalogFact::Absent | CatalogFact::Foreign => {
-            return Err(Error::new(ErrorKind::Conflict, format!("backup {id} was deleted while it was being made")));
-        }
-    }
-    tools.catalog.replace(id, &metadata::backup_info(tools.provider.as_ref(), state, BackupStatus::Done)?).await?;
+    replace_ours(tools, state, BackupStatus::Done).await?;
     Ok(Record::Published)
+}
+
+/// The mark of an error that says: this backup was deleted while it was being made.
+pub(super) const DELETED: &str = "deleted_meanwhile";
+
+/// Replaces the `backup.info` of the session, if it still is that of the session. Never brings back what somebody else, who
+/// may have fenced this driver, has removed.
+async fn replace_ours(tools: &Tools, state: &SessionState, status: BackupStatus) -> Result<()> {
+    let (id, token) = (&state.plan.backup_id, &state.plan.token);
+    let info = metadata::backup_info(tools.provider.as_ref(), state, status)?;
+    let is_ours = |found: &BackupInfo| matches!(found.engine_record(), Ok(Some(record)) if record.token == *token);
+    if tools.catalog.replace_if(id, &info, is_ours).await? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, format!("backup {id} was deleted while it was being made"))
+        .with_context(DELETED, id.to_string()))
 }
 
 /// Deletes everything that carries the token of the session.
@@ -141,7 +144,9 @@ pub(super) async fn catalog_fact(catalog: &Catalog, id: &BackupId, token: &Token
     };
     Ok(match info.engine_record() {
         Ok(Some(record)) if record.token == *token => CatalogFact::Ours,
-        _ => CatalogFact::Foreign,
+        Ok(_) => CatalogFact::Foreign,
+        // Damaged, or written by a later version: it may well be ours.
+        Err(_) => CatalogFact::Unreadable,
     })
 }
 

@@ -83,6 +83,7 @@ pub fn plan(facts: &GcFacts) -> GcPlan {
     if unreadable.is_empty() {
         plan.orphans = orphans;
     } else if !orphans.is_empty() {
+        plan.journals.clear();
         plan.refusal = Some(format!(
             "{} snapshot(s) may be orphans, but cannot be told from those of {}, whose metadata cannot be read",
             orphans.len(),

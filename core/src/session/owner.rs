@@ -13,6 +13,12 @@ pub struct Owner {
     pub boot_id: String,
     /// The process.
     pub pid: u32,
+    /// The space of process ids (`/proc/self/ns/pid`): containers of one machine share its boot, not their process ids.
+    #[serde(default)]
+    pub pid_space: String,
+    /// The machine (`/etc/machine-id`); host names repeat.
+    #[serde(default)]
+    pub machine: String,
     /// When the process started, in clock ticks since boot (`/proc/<pid>/stat`, field 22): process ids are reused.
     pub started: u64,
 }
@@ -33,13 +39,24 @@ impl Owner {
     /// This process.
     pub fn current() -> Self {
         let pid = std::process::id();
-        Self { host: host_name(), boot_id: boot_id(), pid, started: process_start(pid).unwrap_or(0) }
+        Self {
+            host: host_name(),
+            boot_id: boot_id(),
+            pid,
+            pid_space: pid_space(),
+            machine: machine(),
+            started: process_start(pid).unwrap_or(0),
+        }
     }
 
     /// Whether the process lives, as far as this host can tell.
     pub fn liveness(&self) -> Liveness {
         if self.boot_id != boot_id() {
-            return if self.host == host_name() { Liveness::Dead } else { Liveness::Elsewhere };
+            let same_machine = self.host == host_name() && self.machine == machine();
+            return if same_machine { Liveness::Dead } else { Liveness::Elsewhere };
+        }
+        if self.pid_space != pid_space() {
+            return Liveness::Elsewhere;
         }
         match process_start(self.pid) {
             Some(started) if started == self.started => Liveness::Alive,
@@ -50,6 +67,14 @@ impl Owner {
 
 fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn pid_space() -> String {
+    std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
+}
+
+fn machine() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
 }
 
 fn host_name() -> String {
@@ -99,6 +124,14 @@ mod tests {
         owner.boot_id = "another".into();
         assert_eq!(owner.liveness(), Liveness::Dead);
         owner.host = "another".into();
+        assert_eq!(owner.liveness(), Liveness::Elsewhere);
+        let cloned = Owner { boot_id: "another".into(), machine: "another".into(), ..Owner::current() };
+        assert_eq!(cloned.liveness(), Liveness::Elsewhere, "host names repeat");
+    }
+
+    #[test]
+    fn another_container_of_this_machine_is_elsewhere() {
+        let owner = Owner { pid_space: "pid:[1]".into(), ..Owner::current() };
         assert_eq!(owner.liveness(), Liveness::Elsewhere);
     }
 }

@@ -134,6 +134,10 @@ fn action(state: &SessionState, facts: &Facts, wishes: Wishes) -> Action {
     if wishes.discard {
         return Action::Undo { why: "discarded by the user".into() };
     }
+    if facts.catalog == CatalogFact::Unreadable {
+        let why = "its backup.info cannot be read; it may have been written by a later version".to_owned();
+        return Action::LeaveAlone { why };
+    }
     // Past the line, but the way forward may be gone all the same.
     if matches!(facts.catalog, CatalogFact::Absent | CatalogFact::Foreign) {
         return Action::Undo { why: "its backup.info was removed from the catalog".into() };

@@ -50,7 +50,11 @@ pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) ->
             snapshots: Vec::new(),
         });
     }
-    if let Some(why) = elsewhere(tools, state).await? {
+    let found = tools.provider.find(&state.plan.token, &state.plan.plain_volumes()).await?;
+    let mut found: Vec<String> = found.into_iter().map(|ticket| ticket.name).collect();
+    if !wishes.force
+        && let Some(why) = elsewhere(tools, state, &found).await?
+    {
         let action = Action::LeaveAlone { why };
         return Ok(RecoveryPlan {
             backup_id: state.plan.backup_id.clone(),
@@ -62,11 +66,20 @@ pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) ->
     let id = &state.plan.backup_id;
     let last = tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
     let silent = tools.clock.now().signed_duration_since(last).num_seconds();
-    let found = tools.provider.find(&state.plan.token, &state.plan.plain_volumes()).await?;
+    for ticket in &state.tickets {
+        // Only what the provider says is gone counts as lost; a look that failed says nothing.
+        if !found.contains(&ticket.name) {
+            match tools.provider.status(ticket).await {
+                Ok(_) => found.push(ticket.name.clone()),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.with_context("snapshot", ticket.snapshot.clone())),
+            }
+        }
+    }
     let facts = Facts {
         owner: state.owner.liveness(),
         silent_s: u64::try_from(silent).unwrap_or(0),
-        found: found.into_iter().map(|ticket| ticket.name).collect(),
+        found,
         catalog: effects::catalog_fact(&tools.catalog, id, &state.plan.token).await?,
     };
     Ok(decide(state, &facts, wishes))
@@ -74,15 +87,19 @@ pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) ->
 
 /// Why nothing can be said of the snapshots from here. That they are not to be seen would otherwise look as if they were
 /// gone, and a good backup would be undone.
-async fn elsewhere(tools: &Tools, state: &SessionState) -> Result<Option<String>> {
+async fn elsewhere(tools: &Tools, state: &SessionState, found: &[String]) -> Result<Option<String>> {
     let made_on = &state.plan.instance.name;
     if !tools.provider.capabilities().host_bound || state.plan.provider != tools.provider.name() {
         return Ok(None);
     }
     let here = tools.provider.instance(None).await?.name;
-    let unseen = state.plan.volumes.iter().any(|planned| !planned.volume.root.is_dir());
-    Ok((here != *made_on && unseen)
-        .then(|| format!("its snapshots are on host {made_on}, this is {here}; run it there")))
+    // Another host may have directories of the same names; only the snapshots themselves tell that the disk is here.
+    let seen = !state.tickets.is_empty() && state.tickets.iter().all(|ticket| found.contains(&ticket.name));
+    Ok((here != *made_on && !seen).then(|| {
+        format!(
+            "its snapshots are on host {made_on}, this is {here}; run it there (or --force, if the host was renamed)"
+        )
+    }))
 }
 
 /// Brings one session to its end, as its plan says.

@@ -17,6 +17,9 @@ use crate::provider::{CreateRequest, SnapshotState, Ticket};
 /// How long a create call whose outcome is unknown, or that was throttled, is looked after. Backup mode waits meanwhile.
 const CREATE_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often nothing must be found, half a second apart, before an unanswered create call counts as without effect.
+const EMPTY_LOOKS: u32 = 4;
+
 /// Takes the snapshots of a wave: one call each, all at once, or one call for all.
 pub(super) async fn take(tools: &Tools, state: &SessionState, wave: usize) -> Result<Record> {
     let requests = state.plan.requests(wave);
@@ -125,7 +128,13 @@ async fn await_all(
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(ticket, "it is gone")),
                 // A look that failed says nothing about the snapshot.
                 Err(error) if error.retry() != Retry::Never => continue,
-                Err(error) => return Err(error.with_context("volume", ticket.volume.clone())),
+                // Nor does one that will fail again; but waiting on makes no sense.
+                Err(error) => {
+                    let message = format!("cannot see how far snapshot {} is", ticket.name);
+                    return Err(Error::new(ErrorKind::Unavailable, message)
+                        .with_context("volume", ticket.volume.clone())
+                        .with_source(error));
+                }
             };
             if let SnapshotState::Failed { reason } = &status.state {
                 return Err(failed(ticket, reason));
@@ -151,17 +160,24 @@ fn failed(ticket: &Ticket, reason: &str) -> Error {
         .with_context("snapshot", ticket.snapshot.clone())
 }
 
-/// Deletes everything that carries the token, and looks again until nothing does: a create call of a dead process may
-/// take effect late.
+/// Deletes everything that carries the token, and looks again until nothing does. If a create call may still be on its way
+/// (this process has dropped it, or another has died in it), one empty look is not enough.
 pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Record> {
     let volumes = state.plan.plain_volumes();
     let mut deleted = BTreeSet::new();
     let mut known = state.tickets.clone();
-    for _ in 0..5 {
+    let pending = state.waves_intended > state.waves_ticketed;
+    let mut empty_looks = if pending { 0 } else { EMPTY_LOOKS };
+    for _ in 0..5 + EMPTY_LOOKS {
         let found = tools.provider.find(&state.plan.token, &volumes).await?;
         known.extend(found);
         known.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
         known.dedup_by(|a, b| a.snapshot == b.snapshot);
+        if known.is_empty() && empty_looks < EMPTY_LOOKS {
+            empty_looks += 1;
+            tools.clock.sleep(Duration::from_millis(500)).await;
+            continue;
+        }
         if known.is_empty() {
             return Ok(Record::SnapshotsDeleted { deleted: deleted.into_iter().collect() });
         }

@@ -19,12 +19,12 @@ pub(super) fn attributes() -> BTreeMap<String, String> {
     BTreeMap::from([(HOST.to_owned(), host())])
 }
 
-/// Refuses a snapshot that was made on another host and is not to be seen from this one. A host may get a new name, and a
-/// disk another host; therefore what can be seen counts more than what it was called.
+/// Refuses a snapshot that was made on another host and is not to be seen from this one. Another host may well have a
+/// directory of the same name; a host may get a new name, and a disk another host. So it is the snapshot itself that counts.
 pub(super) fn check(ticket: &Ticket) -> Result<()> {
     let made_on = ticket.attributes.get(HOST).filter(|made_on| **made_on != host());
     match made_on {
-        Some(made_on) if !Path::new(&ticket.snapshot).exists() && !ticket.root.exists() => {
+        Some(made_on) if !Path::new(&ticket.snapshot).exists() => {
             Err(Error::precondition(format!("snapshot {} lies on host {made_on}, this is {}", ticket.snapshot, host()))
                 .with_hint("run it there"))
         }
@@ -53,6 +53,8 @@ mod tests {
         ticket.attributes.insert(HOST.into(), "another".into());
         assert_eq!(check(&ticket).map_err(|error| error.kind()), Err(ErrorKind::Precondition));
         ticket.root = "/".into();
+        assert!(check(&ticket).is_err(), "a directory of the same name is not enough");
+        ticket.snapshot = "/".into();
         assert!(check(&ticket).is_ok(), "the disk has moved here");
     }
 }

@@ -71,7 +71,11 @@ impl Jobs {
         let (jobs, key) = (self.clone(), slot.tree());
         let spawned = std::thread::Builder::new().name("barman-snap-copy".into()).spawn(move || {
             let tree = slot.tree();
-            finish(&slot, record, copy_volume(&slot, &options, &running));
+            // A panic (no more threads to be had, for one) must not leave a copy that never ends: backup mode waits for it.
+            let copied =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| copy_volume(&slot, &options, &running)));
+            let copied = copied.unwrap_or_else(|_| Err(Error::internal("the copy panicked; see the log")));
+            finish(&slot, record, copied);
             // Only now may another process take the record for that of a dead one.
             drop(lock);
             jobs.remove(&tree);
@@ -104,7 +108,7 @@ fn copy_volume(slot: &Slot, options: &CloneOptions, running: &Running) -> Result
     };
     std::fs::create_dir(&tree).map_err(|source| Error::io("make the directory", &tree, source))?;
     std::thread::scope(|scope| {
-        // Only for the percentage; backup mode does not wait for it.
+        // Only for the percentage.
         scope.spawn(|| {
             if let Ok(seen) = crate::host::survey(&record.root, super::place::SNAPSHOT_DIRECTORY) {
                 running.total.store(seen.bytes, Ordering::Relaxed);

@@ -73,11 +73,7 @@ impl Slots {
         let slot = Slot::of_ticket(ticket)?;
         let gone = || Error::not_found(format!("no such snapshot: {}", ticket.snapshot));
         let mut record = slot.read()?.filter(|record| record.token == ticket.token).ok_or_else(gone)?;
-        // Before the question of who holds the record: to ask is to hold it for a moment, and a restore asks several times
-        // at once for one snapshot.
-        if record.state == RecordState::Creating && is_btrfs(&record) && slot.tree().is_dir() {
-            record.state = RecordState::Ready;
-        }
+        complete_if_there(&slot, &mut record);
         if record.state == RecordState::Creating {
             if let Some(running) = self.jobs.running(&slot) {
                 return Ok(SnapshotStatus {
@@ -93,9 +89,7 @@ impl Slots {
                 // Nobody works on it now; it may have been finished between the two looks.
                 Ok(Some(_lock)) => {
                     record = slot.read()?.ok_or_else(gone)?;
-                    if record.state == RecordState::Creating && is_btrfs(&record) && slot.tree().is_dir() {
-                        record.state = RecordState::Ready;
-                    }
+                    complete_if_there(&slot, &mut record);
                     if let Some(copied) = slot.copied().filter(|_| record.state == RecordState::Creating) {
                         job::complete(&slot, record, copied);
                         record = slot.read()?.ok_or_else(gone)?;
@@ -157,6 +151,7 @@ impl Slots {
         if record.token != ticket.token {
             return Err(not_ours(&ticket.snapshot));
         }
+        complete_if_there(&slot, &mut record);
         if record.state == RecordState::Creating {
             // Who has copied everything only waits for the disk, and does so to the end even when it is killed.
             match slot.lock(slot.copied().is_some()) {
@@ -201,6 +196,11 @@ impl Slots {
     }
 }
 
-fn is_btrfs(record: &Record) -> bool {
-    record.method == Method::Btrfs.as_str()
+/// A btrfs snapshot that is there is complete, whatever its record says. To be asked before who holds the record: to ask
+/// that is to hold it for a moment, and others (a restore of several parts, a second delete) ask at the same time.
+fn complete_if_there(slot: &Slot, record: &mut Record) {
+    let is_btrfs = record.method == Method::Btrfs.as_str();
+    if record.state == RecordState::Creating && is_btrfs && slot.tree().is_dir() {
+        record.state = RecordState::Ready;
+    }
 }

@@ -72,10 +72,6 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(report) => {
             print!("{}", report.markdown());
-            if let Some(path) = &options.json {
-                std::fs::write(path, report.json()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                eprintln!("wrote {}", path.display());
-            }
             ExitCode::SUCCESS
         }
         Err(missing) => {
@@ -95,11 +91,21 @@ fn run(options: &Options) -> Result<Report, Missing> {
             Ok(()) => backups::measure(&mut report, &postgres, &program, kind, options.scale, options.runs),
             Err(missing) => eprintln!("skipped: needs {}: {}", missing.need, missing.reason),
         }
+        save(options, &report);
     }
     if options.wants("wal") {
         archive::measure(&mut report, &postgres, &program, options.runs);
+        save(options, &report);
     }
     Ok(report)
+}
+
+/// After each part: what has been measured for minutes is not lost when the next part fails.
+fn save(options: &Options, report: &Report) {
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        eprintln!("wrote {}", path.display());
+    }
 }
 
 #[cfg(test)]
