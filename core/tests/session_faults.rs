@@ -317,3 +317,40 @@ async fn the_check_tells_a_running_session_from_one_that_was_left() {
     let left = sessions().await;
     assert!(!left.ok && left.hint.is_some_and(|hint| hint.contains("recover")));
 }
+
+#[tokio::test]
+async fn what_a_later_version_has_written_is_neither_garbage_nor_undone() {
+    let house = House::new();
+    let mut published = house.backup(house.engine()).await.unwrap();
+    published.run().await.unwrap();
+    let mut halfway = house.backup(house.engine()).await.unwrap();
+    while halfway.next_step().await.unwrap() != Some(Step::StoreLabel) {}
+    let (done, open) = (published.backup_id().clone(), halfway.backup_id().clone());
+    drop(halfway);
+    house.raise_record_version(&done).await;
+    house.raise_record_version(&open).await;
+
+    let engine = house.engine().build();
+    let plan = engine.plan_gc(chrono::Duration::zero()).await.unwrap();
+    assert!(plan.is_empty() && plan.refusal.is_some(), "{plan}");
+    let wishes = Wishes { force: true, ..Wishes::default() };
+    let rescues = engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+    let rescue = rescues.iter().find(|rescue| rescue.plan.backup_id == open).unwrap();
+    assert!(rescue.plan.to_string().contains("later version"), "{}", rescue.plan);
+    assert!(!rescue.ended.is_final());
+}
+
+#[tokio::test]
+async fn a_driver_that_was_fenced_does_not_bring_back_what_was_removed() {
+    let house = House::new();
+    let mut first = house.backup(house.engine()).await.unwrap();
+    while step::next(first.state()) != Some(Step::Publish) {
+        first.next_step().await.unwrap();
+    }
+    let wishes = Wishes { force: true, discard: true, ..Wishes::default() };
+    let engine = house.engine().build();
+    engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+    assert!(first.run().await.is_err());
+    assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}

@@ -267,8 +267,11 @@ impl Driver {
     async fn effect(&mut self, step: Step) -> Result<Record> {
         let Self { tools, state, control, primary, cancel, .. } = self;
         let undoing = state.phase == Phase::Undoing;
+        // These make something. Dropped half-way, they could still take effect after the undo has looked; so they come to their
+        // end (the provider and the store have limits of their own), and what was noticed meanwhile counts in the next step.
+        let makes = matches!(step, Step::Announce | Step::Snapshot(_));
         let cancelled = async {
-            if undoing {
+            if undoing || makes {
                 std::future::pending::<()>().await;
             }
             cancel.cancelled().await;
@@ -287,7 +290,7 @@ impl Driver {
                     };
                     wal::complete(tools, state, connections).await
                 }
-                (step, Some(control)) if step.needs_postgres() => tokio::select! {
+                (step, Some(control)) if step.needs_postgres() && !makes => tokio::select! {
                     biased;
                     result = effects::without_postgres(tools, state, step) => result,
                     lost = control.lost() => Err(lost),

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use futures::future::{Either, select};
+
 use super::driver::Tools;
 use super::journal::Record;
 use super::metadata;
@@ -23,9 +25,20 @@ pub(super) async fn without_postgres(tools: &Tools, state: &SessionState, step: 
         Step::Announce => announce(tools, state).await,
         Step::Snapshot(wave) => snapshots::take(tools, state, wave).await,
         Step::AwaitCut(wave) => {
-            // The names go into the catalog while the provider works; backup mode does not wait for them twice.
-            let (cut, ()) = futures::try_join!(snapshots::await_cut(tools, state, wave), name_snapshots(tools, state))?;
-            Ok(cut)
+            // The names go into the catalog while the provider works; backup mode does not wait for them twice. A write that
+            // has begun comes to its end, whatever becomes of the cut.
+            let (named, cut) = (name_snapshots(tools, state), snapshots::await_cut(tools, state, wave));
+            futures::pin_mut!(named, cut);
+            match select(named, cut).await {
+                Either::Left((named, cut)) => {
+                    named?;
+                    cut.await
+                }
+                Either::Right((cut, named)) => {
+                    named.await?;
+                    cut
+                }
+            }
         }
         Step::StoreLabel => store_label(tools, state).await,
         Step::AwaitReady => snapshots::await_ready(tools, state).await,

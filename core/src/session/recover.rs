@@ -56,6 +56,9 @@ impl Default for Wishes {
     }
 }
 
+/// The greatest `checkpoint_timeout` that PostgreSQL allows, in seconds.
+const LONGEST_CHECKPOINT_S: u64 = 86_400;
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
@@ -157,11 +160,17 @@ fn action(state: &SessionState, facts: &Facts, wishes: Wishes) -> Action {
 /// Why nobody should touch the session now.
 fn hands_off(state: &SessionState, facts: &Facts, wishes: Wishes) -> Option<String> {
     let owner = &state.owner;
+    // A spread checkpoint may take as long as checkpoint_timeout, at most a day, and nothing is written meanwhile. Nothing has
+    // been made yet, either, so waiting harms nobody.
+    let stale_after = match state.phase {
+        Phase::Starting => wishes.stale_after_s.max(LONGEST_CHECKPOINT_S),
+        _ => wishes.stale_after_s,
+    };
     match facts.owner {
         _ if wishes.force => None,
         Liveness::Dead => None,
         Liveness::Alive => Some(format!("process {} on this host is working on it", owner.pid)),
-        Liveness::Elsewhere if facts.silent_s >= wishes.stale_after_s => None,
+        Liveness::Elsewhere if facts.silent_s >= stale_after => None,
         Liveness::Elsewhere => Some(format!(
             "process {} on host {} was heard of {} s ago; run this there, or wait, or use --force",
             owner.pid, owner.host, facts.silent_s

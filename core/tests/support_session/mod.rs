@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName};
 use barman_snap::engine::EngineBuilder;
+use barman_snap::id::BackupId;
 use barman_snap::model::{BackupStatus, Tablespace};
 use barman_snap::provider::local::{LocalOptions, LocalProvider, Method};
 use barman_snap::session::{BackupRequest, BackupSession, Patience, WalPolicy};
@@ -91,6 +92,16 @@ impl House {
         let mut entry: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         entry["plan"]["owner"]["started"] = 1.into();
         self.catalog.space().put(&key, entry.to_string()).await.unwrap();
+    }
+
+    /// Makes the record of a backup one of the next version.
+    pub(crate) async fn raise_record_version(&self, id: &BackupId) {
+        let key = self.catalog.layout().backup_info(id);
+        let (bytes, _) = self.catalog.space().get(&key).await.unwrap().unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let later = text.replace("'barman_snap': {'version': 1,", "'barman_snap': {'version': 2,");
+        assert_ne!(text, later);
+        self.catalog.space().put(&key, later).await.unwrap();
     }
 
     /// Everything below the snapshot directories, and the catalog.

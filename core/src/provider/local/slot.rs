@@ -113,11 +113,15 @@ impl Slots {
 
     /// All snapshots in the places of these volumes whose token and server are wanted.
     pub(super) fn scan(volumes: &[Volume], wanted: impl Fn(&Token, &str) -> bool) -> Result<Vec<Ticket>> {
-        let mut places: Vec<PathBuf> = Vec::new();
+        let (mut places, mut recorded): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
         for volume in volumes {
             let known = discovery::snapshots(volume);
             for place in place::all_places(&volume.root, &volume.mount_point, Some(&known)) {
+                let is_recorded = place == known;
                 let place = place.canonicalize().unwrap_or(place);
+                if is_recorded {
+                    recorded.push(place.clone());
+                }
                 if !places.contains(&place) {
                     places.push(place);
                 }
@@ -127,6 +131,10 @@ impl Slots {
         for place in places {
             let records = match sidecar::scan(&place) {
                 Ok(records) => records,
+                // Where the snapshots of this volume are known to lie, "not allowed to look" is not "nothing there".
+                Err(error) if error.kind() == ErrorKind::PermissionDenied && recorded.contains(&place) => {
+                    return Err(error.with_hint("run as the user who takes the backups"));
+                }
                 // The place of another user: nothing in it was made by us.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
                 Err(error) => return Err(error),
