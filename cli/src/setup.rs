@@ -58,14 +58,9 @@ fn snapshot_options(common: &Common, args: &ProviderArgs) -> EngineOptions {
         .to_owned()
     });
     set_local(&mut options, &args.local);
+    (options.aws, options.gcp, options.azure) = args.cloud.options();
+    options.host_description.clone_from(&args.cloud.host_description);
     options
-}
-
-/// An engine whose provider is the local one with these options.
-pub(crate) async fn local_engine(common: &Common, catalog: &CatalogArgs, local: &LocalArgs) -> Result<EngineBuilder> {
-    let mut options = store_options(common);
-    set_local(&mut options, local);
-    options.open(&catalog.url, &catalog.server).await
 }
 
 /// This program with the options that reach the same store: the beginning of a `restore_command`.

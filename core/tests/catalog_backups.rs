@@ -186,7 +186,12 @@ async fn full_backup(catalog: &Catalog, at: &str, wal: &str) {
         version: 1,
         provider: "local".into(),
         token,
-        snapshots: vec![SnapshotRecord { ticket, mount_point: "/".into(), mount_options: "rw".into() }],
+        snapshots: vec![SnapshotRecord {
+            ticket,
+            mount_point: "/".into(),
+            mount_options: "rw".into(),
+            file_systems: Vec::new(),
+        }],
         tablespace_map: None,
         wal_external: false,
         from_standby: false,

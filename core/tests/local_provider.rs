@@ -167,6 +167,8 @@ async fn a_copy_that_runs_out_of_space_fails_with_the_reason_and_can_be_deleted(
         subtree: PathBuf::new(),
         destination: Some(fs.path().join("restored")),
         exclude_content: Vec::new(),
+        instance: None,
+        mark: String::new(),
     };
     assert_eq!(provider.create_volume(&wanted).await.unwrap_err().kind(), ErrorKind::Precondition);
     provider.delete(&ticket).await.unwrap();
@@ -243,6 +245,8 @@ async fn a_snapshot_cannot_be_used_as_a_data_directory_and_restores_with_its_mod
         subtree: PathBuf::new(),
         destination: Some(fs.path().join("restored")),
         exclude_content: Vec::new(),
+        instance: None,
+        mark: String::new(),
     };
     let volume = provider.create_volume(&wanted).await.unwrap();
     let restored = fs.path().join("restored").metadata().unwrap();
@@ -276,6 +280,8 @@ async fn a_link_in_a_snapshot_does_not_lead_a_restore_elsewhere() {
             subtree: subtree.into(),
             destination: Some(base.join("restored")),
             exclude_content: Vec::new(),
+            instance: None,
+            mark: String::new(),
         };
         provider.create_volume(&wanted).await.unwrap_err();
         assert!(!base.join("restored").exists(), "{subtree}");
@@ -413,6 +419,8 @@ async fn child_without_privileges() {
         subtree: PathBuf::new(),
         destination: Some(directory.join("mine/restored")),
         exclude_content: Vec::new(),
+        instance: None,
+        mark: String::new(),
     };
     let volume = provider.create_volume(&wanted).await.unwrap();
     assert_eq!(std::fs::read(directory.join("mine/restored/base/1/9")).unwrap(), vec![9; 65536]);

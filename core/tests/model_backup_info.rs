@@ -247,6 +247,7 @@ fn record() -> EngineRecord {
             ticket,
             mount_point: "/srv".to_owned(),
             mount_options: "rw,noatime".to_owned(),
+            file_systems: Vec::new(),
         }],
         tablespace_map: Some("16384 /srv/a\\\nb\n".to_owned()),
         wal_external: true,

@@ -45,7 +45,7 @@ fn snapshot(name: &str, root: &str) -> SnapshotRecord {
         token: Token::from_bits(1),
         attributes: BTreeMap::new(),
     };
-    SnapshotRecord { ticket, mount_point: root.into(), mount_options: "rw".into() }
+    SnapshotRecord { ticket, mount_point: root.into(), mount_options: "rw".into(), file_systems: Vec::new() }
 }
 
 fn good() -> Case {

@@ -267,6 +267,7 @@ async fn back_up(cluster: &Cluster, provider: &LocalProvider, id: &BackupId) -> 
                 ticket,
                 mount_point: volume.mount_point.display().to_string(),
                 mount_options: volume.mount_options,
+                file_systems: volume.file_systems,
             })
             .collect(),
         tablespace_map: Some(stopped.tablespace_map),

@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
-    let engine = setup::local_engine(common, &args.catalog, &args.local).await?.build();
+    let engine = setup::engine(common, &args.catalog, Some(&args.provider)).await?.build();
     let recovery = target(&args.target)?;
     let id = engine.resolve(&args.backup_id, &recovery).await?;
     let wal = match &args.restore_command {

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
-    let engine = setup::local_engine(common, &args.catalog, &args.local).await?.build();
+    let engine = setup::engine(common, &args.catalog, Some(&args.provider)).await?.build();
     let id = engine.resolve(&args.backup_id, &RecoveryTarget::default()).await?;
     let wal = wal_source(setup::restore_program(common)?, &args.catalog.url, &args.catalog.server);
     let options = VerifyOptions {

@@ -25,6 +25,8 @@ fn request(bench: &Bench<'_>, ticket: &Ticket, subtree: &str) -> CreateVolumeReq
         subtree: subtree.into(),
         destination: Some(bench.fixture.scratch()),
         exclude_content: Vec::new(),
+        instance: None,
+        mark: String::new(),
     }
 }
 
@@ -126,7 +128,7 @@ pub(super) async fn what_no_restore_made_is_not_deleted(bench: &Bench<'_>) -> Ou
     let precious = directory.join("precious");
     std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&precious, "x")).unwrap_or_else(|e| panic!("{e}"));
     let volume =
-        RestoredVolume { id: directory.display().to_string(), path: Some(directory.clone()), bytes_copied: None };
+        RestoredVolume { id: directory.display().to_string(), path: Some(directory.clone()), ..Default::default() };
     refused("what no restore made is not deleted", bench.provider.delete_volume(&volume).await);
     assert_eq!(read(&precious), b"x");
     let _ = std::fs::remove_dir_all(&directory);

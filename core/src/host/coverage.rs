@@ -134,6 +134,7 @@ mod tests {
             root: root.into(),
             mount_point: root.into(),
             mount_options: String::new(),
+            file_systems: Vec::new(),
             device: String::new(),
             method: "copy".into(),
             attributes: Default::default(),

@@ -6,6 +6,7 @@
 //! files.
 
 pub mod coverage;
+pub mod devices;
 pub mod mounts;
 pub(crate) mod nameless;
 pub mod paths;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::literal::Literal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Token;
-use crate::provider::Ticket;
+use crate::provider::{FileSystem, Ticket};
 
 /// One snapshot of a backup, as the catalog keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct SnapshotRecord {
     pub mount_point: String,
     /// The mount options, as `findmnt -o OPTIONS` prints them.
     pub mount_options: String,
+    /// The file systems on the volume, see [`Volume::file_systems`](crate::provider::Volume::file_systems).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_systems: Vec<FileSystem>,
 }
 
 /// What this engine keeps about a backup beside Barman's fields: the value of the key `barman_snap` inside `copy_stats`,

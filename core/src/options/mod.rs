@@ -12,7 +12,6 @@ pub use restore::{CatalogAddress, RestoreOptions, VerifyOptions};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -21,17 +20,18 @@ use serde::de::DeserializeOwned;
 use crate::catalog::StoreOptions;
 use crate::catalog::store::{AddressingStyle, AzureCredential};
 use crate::engine::{Engine, EngineBuilder, RecoverRequest};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::postgres::ConnectOptions;
-use crate::provider::SnapshotProvider;
-use crate::provider::local::{LocalOptions, LocalProvider};
+use crate::provider::local::LocalOptions;
+use crate::provider::options::{AwsOptions, AzureOptions, GcpOptions, ProviderOptions};
+use crate::provider::registry::{ProviderSource, Providers};
 use crate::session::gc::GcPlan;
 use crate::session::{BackupRequest, CancelToken, Patience, WalPolicy, Wishes};
 
 /// Reads options from JSON; no text, or an empty one, is the defaults.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`] naming the field that is wrong or unknown.
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the field that is wrong or unknown.
 pub fn from_json<T: DeserializeOwned + Default>(text: Option<&str>) -> Result<T> {
     let bad = |error| Error::invalid("the options are not what they should be").with_source(error);
     match text.map(str::trim) {
@@ -66,6 +66,14 @@ pub struct EngineOptions {
     pub snapshot_method: Option<String>,
     /// Directory for local snapshots.
     pub snapshot_directory: Option<PathBuf>,
+    /// Snapshots on AWS. Profile and region are by default those of the bucket.
+    pub aws: AwsOptions,
+    /// Snapshots on Google Cloud.
+    pub gcp: GcpOptions,
+    /// Snapshots on Azure. The kind of credential is by default that of the storage.
+    pub azure: AzureOptions,
+    /// A file that describes the host with the disks, when it is not this one.
+    pub host_description: Option<PathBuf>,
     /// How long snapshots may take to be cut, in backup mode; without it, as long as it takes.
     pub cut_timeout_ms: Option<u64>,
     /// How long snapshots may take to be ready; without it, as long as it takes.
@@ -78,10 +86,11 @@ impl EngineOptions {
     /// The engine for the catalog at `url` and a server in it.
     ///
     /// # Errors
-    /// As [`Engine::builder`]; [`ErrorKind::Unsupported`] for a provider that this build does not have.
+    /// As [`Engine::builder`]; [`Unsupported`](crate::ErrorKind::Unsupported) for a provider that this build does not have.
     pub async fn open(&self, url: &str, server: &str) -> Result<EngineBuilder> {
         let builder = Engine::builder(url, &self.store(), server).await?;
-        Ok(builder.provider(self.provider()?).patience(self.patience()))
+        let name = self.snapshot_provider.as_deref().unwrap_or("local");
+        Ok(builder.provider(self.providers()?.open(name).await?).patience(self.patience()))
     }
 
     /// The options with which the command line reaches the same store.
@@ -119,16 +128,23 @@ impl EngineOptions {
         }
     }
 
-    fn provider(&self) -> Result<Arc<dyn SnapshotProvider>> {
-        match self.snapshot_provider.as_deref() {
-            None | Some("local") => {
-                let method = self.snapshot_method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-                let snapshot_directory = self.snapshot_directory.clone();
-                Ok(Arc::new(LocalProvider::new(LocalOptions { method, snapshot_directory, ..LocalOptions::default() })))
-            }
-            Some(other) => Err(Error::new(ErrorKind::Unsupported, format!("this build has no provider {other:?}"))
-                .with_hint("it takes snapshots with the local provider: btrfs, ZFS, reflink, copy")),
-        }
+    /// The providers of this build with these options.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a snapshot method that does not exist.
+    pub fn providers(&self) -> Result<Providers> {
+        let method = self.snapshot_method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+        let snapshot_directory = self.snapshot_directory.clone();
+        let mut clouds = ProviderOptions {
+            aws: self.aws.clone(),
+            gcp: self.gcp.clone(),
+            azure: self.azure.clone(),
+            host_description: self.host_description.clone(),
+        };
+        clouds.aws.profile = clouds.aws.profile.or_else(|| self.aws_profile.clone());
+        clouds.aws.region = clouds.aws.region.or_else(|| self.aws_region.clone());
+        clouds.azure.credential = clouds.azure.credential.or(self.azure_credential);
+        Ok(Providers { local: LocalOptions { method, snapshot_directory, ..LocalOptions::default() }, clouds })
     }
 
     fn patience(&self) -> Patience {
@@ -147,6 +163,30 @@ pub fn connect_options(connection: Option<&str>) -> ConnectOptions {
     connection.map(ConnectOptions::new).unwrap_or_default()
 }
 
+/// Whether all volumes are cut at one instant by one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// Where the provider can do it for these volumes.
+    #[default]
+    Auto,
+    /// Yes, or not at all.
+    Group,
+    /// No: each by a call of its own, all at the same time.
+    Independent,
+}
+
+impl Consistency {
+    /// As a [`BackupRequest`] has it.
+    pub const fn group(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::Group => Some(true),
+            Self::Independent => Some(false),
+        }
+    }
+}
+
 /// What to back up.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -157,6 +197,8 @@ pub struct BackupOptions {
     pub snapshot_instance: Option<String>,
     /// The volumes; empty: those that hold the cluster are found.
     pub snapshot_disks: Vec<String>,
+    /// Whether all volumes are cut at one instant.
+    pub consistency: Consistency,
     /// Ask PostgreSQL for an immediate checkpoint.
     pub immediate_checkpoint: bool,
     /// Another tool keeps the WAL; publish without a look at it.
@@ -174,7 +216,7 @@ impl From<BackupOptions> for BackupRequest {
             immediate_checkpoint: options.immediate_checkpoint,
             wal: if options.wal_external { WalPolicy::External } else { WalPolicy::Catalog },
             tags: options.tags,
-            group: None,
+            group: options.consistency.group(),
         }
     }
 }
@@ -197,7 +239,7 @@ impl RecoverOptions {
     /// The request.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] if the backup id is not one.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the backup id is not one.
     pub fn request(&self, cancel: CancelToken) -> Result<RecoverRequest> {
         Ok(RecoverRequest {
             backup_id: self.backup_id.as_deref().map(str::parse).transpose()?,
@@ -241,6 +283,7 @@ impl Default for GcOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn no_text_is_the_defaults() {
@@ -269,9 +312,18 @@ mod tests {
         assert_eq!(options.store_arguments(), expected);
     }
 
+    #[tokio::test]
+    async fn a_provider_that_does_not_exist_is_unsupported() {
+        let options = EngineOptions { snapshot_provider: Some("tape".into()), ..EngineOptions::default() };
+        let error = options.open("/nowhere", "pg1").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+
     #[test]
-    fn a_provider_that_is_not_built_in_is_unsupported() {
-        let options = EngineOptions { snapshot_provider: Some("aws".into()), ..EngineOptions::default() };
-        assert_eq!(options.provider().unwrap_err().kind(), ErrorKind::Unsupported);
+    fn the_snapshots_are_by_default_where_the_bucket_is() {
+        let json = r#"{"aws_region": "eu-west-1", "aws_profile": "p", "aws": {"profile": "q"}}"#;
+        let options: EngineOptions = from_json(Some(json)).unwrap();
+        let aws = options.providers().unwrap().clouds.aws;
+        assert_eq!((aws.region.as_deref(), aws.profile.as_deref()), (Some("eu-west-1"), Some("q")));
     }
 }

@@ -205,24 +205,10 @@ mod tests {
     use super::*;
     use crate::options::from_json;
 
-    const OPTIONS: EngineOptions = EngineOptions {
-        endpoint_url: None,
-        aws_profile: None,
-        aws_region: None,
-        read_timeout_ms: None,
-        addressing_style: crate::catalog::store::AddressingStyle::Auto,
-        azure_credential: None,
-        snapshot_provider: None,
-        snapshot_method: None,
-        snapshot_directory: None,
-        cut_timeout_ms: None,
-        ready_timeout_ms: None,
-        wal_timeout_ms: None,
-    };
-
     #[test]
     fn the_restored_server_fetches_its_wal_with_the_command_line_unless_told_otherwise() {
-        let address = CatalogAddress { url: "/c", server: "pg1", options: &OPTIONS };
+        let engine = EngineOptions::default();
+        let address = CatalogAddress { url: "/c", server: "pg1", options: &engine };
         let command = |json: &str| {
             let options: RestoreOptions = from_json(Some(json)).unwrap();
             options.wal(&address).restore_command().unwrap()

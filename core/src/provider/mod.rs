@@ -17,7 +17,17 @@
 //!
 //! [`find`]: SnapshotProvider::find
 
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 pub mod local;
+pub mod names;
+pub mod options;
+pub mod registry;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,9 +36,10 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+pub use self::volume::{FileSystem, RestoredVolume, Volume, VolumeSelection, VolumeSnapshot};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
-use crate::model::{Literal, SnapshotRecord};
+use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
 
 /// The machine whose volumes are to be snapshotted, as its provider names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,45 +49,6 @@ pub struct Instance {
     /// What the provider wants to remember (zone, resource group, instance id, …).
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
-}
-
-/// Which volumes of an instance are meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeSelection {
-    /// The ones the user named (`--snapshot-disk`), in that order. An unknown name is an error that lists all unknown
-    /// ones.
-    Named(Vec<String>),
-    /// The ones that hold these paths (absolute, symbolic links resolved).
-    Holding(Vec<PathBuf>),
-}
-
-/// A volume: the unit of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Volume {
-    /// The name that the user gives or would give: disk id or name; for the local provider the root directory.
-    pub id: String,
-    /// The directory at which the content of this volume begins, on this host.
-    pub root: PathBuf,
-    /// Where the file system is mounted. For a local directory that is no mount point of its own: its file system's.
-    pub mount_point: PathBuf,
-    /// The mount options, as `findmnt -o OPTIONS` prints them.
-    pub mount_options: String,
-    /// The block device or source of the mount, for people.
-    pub device: String,
-    /// How it will be snapshotted, for people and for the provider: `btrfs`, `zfs`, `reflink`, `copy`, `ebs`, `pd`, …
-    pub method: String,
-    /// What the provider wants to remember.
-    #[serde(default)]
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// One volume of a [`CreateRequest`] and the name its snapshot shall have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeSnapshot {
-    /// The volume.
-    pub volume: Volume,
-    /// The name of the snapshot, valid for the provider, minted before the backup started.
-    pub name: String,
 }
 
 /// What [`SnapshotProvider::create`] is asked for: one volume, or several that are cut by one group call.
@@ -116,6 +88,16 @@ pub struct Ticket {
     /// What else the provider needs (region, project, device name, …).
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
+}
+
+impl Ticket {
+    /// The attribute that says: a stock tool has made this snapshot, it carries no token.
+    pub const STOCK: &'static str = "stock";
+
+    /// True if a stock tool has made this snapshot.
+    pub fn is_stock(&self) -> bool {
+        self.attributes.contains_key(Self::STOCK)
+    }
 }
 
 /// How far a snapshot is.
@@ -170,19 +152,23 @@ pub struct CreateVolumeRequest {
     pub subtree: PathBuf,
     /// Where to put the content: a directory that is absent or empty. Needed iff [`Capabilities::directory_restore`].
     pub destination: Option<PathBuf>,
+    /// The instance that the volume will be attached to: it has to be made where that one is. Needed unless
+    /// [`Capabilities::directory_restore`].
+    pub instance: Option<Instance>,
+    /// The mark of the catalog, as in [`CreateRequest::mark`]; the volume carries it, too. Empty for a directory.
+    pub mark: String,
     /// Paths relative to `subtree` that are not wanted; directories themselves are made, but left empty.
     pub exclude_content: Vec<PathBuf>,
 }
 
-/// A volume made from a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoredVolume {
-    /// The volume as its provider knows it; for the local provider the directory.
-    pub id: String,
-    /// The directory with the content, once it is reachable on this host.
-    pub path: Option<PathBuf>,
-    /// Bytes that were copied, where the provider tells.
-    pub bytes_copied: Option<u64>,
+/// What is left to do for the snapshots of a backup after backup mode; decided when the backup is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AfterCut {
+    /// [`SnapshotProvider::promote`] has to be called before they can become `Ready`.
+    pub promote: bool,
+    /// [`SnapshotProvider::secure`] has to be called when they are `Ready`.
+    pub secure: bool,
 }
 
 /// Something that can take snapshots of volumes, and make volumes of snapshots.
@@ -253,6 +239,41 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// Deletes a snapshot. Gone already is success. Refuses what does not carry the ticket's token.
     async fn delete(&self, ticket: &Ticket) -> Result<()>;
 
+    /// What is left to do after backup mode, if these volumes are cut by one call (`grouped`) or each by its own. Pure.
+    fn after_cut(&self, _volumes: &[Volume], _grouped: bool) -> AfterCut {
+        AfterCut::default()
+    }
+
+    /// Makes durable snapshots of what was cut (of instant snapshots, say), after backup mode. Returns one ticket for each
+    /// of `tickets`, in the same order, to be used from now on. May be called again with the same tickets after its reply
+    /// was lost.
+    async fn promote(&self, _requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
+        Ok(tickets.to_vec())
+    }
+
+    /// Does what the user asked for beyond the snapshots themselves (locks, copies elsewhere), when they are `Ready`; removes
+    /// what was needed only on the way. Tickets and repetition as in [`promote`](Self::promote).
+    async fn secure(&self, _requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
+        Ok(tickets.to_vec())
+    }
+
+    /// Whether all of these can be deleted now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Precondition`] that names each snapshot which is locked, and until when.
+    async fn check_delete(&self, _tickets: &[Ticket]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The snapshots of a backup that a stock tool has made, as its `snapshots_info` names them. Their tickets carry the token
+    /// of nobody ([`Ticket::is_stock`]), and are deleted by the word of the catalog alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if they are of another provider.
+    async fn adopt(&self, _backup_id: &BackupId, _snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {
+        Err(Error::new(ErrorKind::Unsupported, format!("{} knows no snapshots of stock tools", self.name())))
+    }
+
     /// Makes a volume of a snapshot.
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume>;
 
@@ -264,4 +285,10 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
 
     /// Deletes a volume that `create_volume` made. Gone already is success.
     async fn delete_volume(&self, volume: &RestoredVolume) -> Result<()>;
+
+    /// The volumes that `create_volume` made for this mark and that are attached to nothing: what a restore that was killed
+    /// has left.
+    async fn list_volumes(&self, _mark: &str) -> Result<Vec<RestoredVolume>> {
+        Ok(Vec::new())
+    }
 }

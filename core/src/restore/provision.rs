@@ -182,6 +182,8 @@ async fn make_piece(plan: &RestorePlan, piece: &Piece, tools: Tools<'_>) -> Resu
         subtree: piece.subtree.clone(),
         destination: Some(plan.building_place(&piece.destination)),
         exclude_content: piece.exclude_content.clone(),
+        instance: None,
+        mark: String::new(),
     };
     let volume = tools.provider.create_volume(&request).await?;
     let bytes_copied = volume.bytes_copied;

@@ -69,6 +69,7 @@ fn engine_record(state: &SessionState) -> Result<EngineRecord> {
                 ticket: ticket.clone(),
                 mount_point: volume.map(mount_point).unwrap_or_default(),
                 mount_options: volume.map(|volume| volume.mount_options.clone()).unwrap_or_default(),
+                file_systems: volume.map(|volume| volume.file_systems.clone()).unwrap_or_default(),
             }
         })
         .collect();

@@ -134,6 +134,7 @@ impl MemoryProvider {
             mount_point: root.clone(),
             root,
             mount_options: "rw".into(),
+            file_systems: Vec::new(),
             device: "memory".into(),
             method: "memory".into(),
             attributes: BTreeMap::new(),
@@ -293,6 +294,7 @@ impl MemoryProvider {
             id: destination.display().to_string(),
             path: Some(destination),
             bytes_copied: Some(bytes_copied),
+            ..RestoredVolume::default()
         })
     }
 }

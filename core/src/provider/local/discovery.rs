@@ -159,6 +159,7 @@ fn volume_of(options: &LocalOptions, mounts: &MountTable, directory: &Path) -> R
         root,
         mount_point: mount.mount_point.clone(),
         mount_options: mount.options.clone(),
+        file_systems: Vec::new(),
         device: mount.source.clone(),
         method: method.to_string(),
         attributes,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::id::BackupId;
+use crate::provider::names::hash;
 
 /// The name of the directory that holds snapshots and their records. The engine touches nothing outside of such a one.
 pub const SNAPSHOT_DIRECTORY: &str = ".barman_snap";
@@ -72,14 +73,6 @@ pub(super) fn snapshot_name(id: &str, backup_id: &BackupId) -> String {
 pub(super) fn is_valid_name(name: &str) -> bool {
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b':');
     !name.is_empty() && name.len() <= LONGEST_NAME && !name.starts_with(['.', '-']) && name.bytes().all(harmless)
-}
-
-/// FNV-1a, 64 bits folded to 32: stable for ever, which the standard library's hasher is not.
-fn hash(text: &str) -> u32 {
-    let wide = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    (wide >> 32) as u32 ^ (wide & 0xffff_ffff) as u32
 }
 
 #[cfg(test)]

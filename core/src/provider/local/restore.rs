@@ -65,6 +65,7 @@ pub(super) fn create(wanted: &Wanted<'_>) -> Result<RestoredVolume> {
         id: id.to_owned(),
         path: Some(destination.to_owned()),
         bytes_copied: Some(counters.copied.load(Ordering::Relaxed)),
+        ..RestoredVolume::default()
     };
     match filled {
         Ok(()) => Ok(volume),

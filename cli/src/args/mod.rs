@@ -1,9 +1,13 @@
 //! The options. Names and short forms are those of the `barman-cloud-*` tools wherever one exists, `-h` included (there it
 //! is the host; help is `--help` only).
 
+mod cloud;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::cloud::CloudArgs;
 
 /// Snapshot backups for PostgreSQL: take, list, restore and prove them.
 #[derive(Debug, Parser)]
@@ -163,6 +167,8 @@ pub(crate) struct ProviderArgs {
     pub(crate) snapshot_provider: Option<ProviderName>,
     #[command(flatten)]
     pub(crate) local: LocalArgs,
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
 }
 
 /// Options of the local provider.
@@ -183,6 +189,13 @@ pub(crate) enum ProviderName {
     Aws,
     Gcp,
     Azure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Consistency {
+    Auto,
+    Group,
+    Independent,
 }
 
 #[derive(Debug, Args)]
@@ -226,6 +239,9 @@ pub(crate) struct BackupArgs {
     /// Seconds to wait until all snapshots can be restored from; 0: as long as it takes
     #[arg(long, alias = "aws-await-snapshots-timeout", value_name = "SECONDS", default_value_t = 0)]
     pub(crate) ready_timeout: u64,
+    /// Cut all volumes at one instant (group), each by itself (independent), or together where that is possible (auto)
+    #[arg(long, value_enum, default_value_t = Consistency::Auto)]
+    pub(crate) consistency: Consistency,
     /// Print the plan and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -350,7 +366,7 @@ pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
-    pub(crate) local: LocalArgs,
+    pub(crate) provider: ProviderArgs,
 }
 
 #[derive(Debug, Args)]
@@ -379,7 +395,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub(crate) timeout: u64,
     #[command(flatten)]
-    pub(crate) local: LocalArgs,
+    pub(crate) provider: ProviderArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,0 +1,146 @@
+//! Options of the clouds. Names are those of the `barman-cloud-*` tools wherever one exists, old names are kept as aliases.
+
+use std::path::PathBuf;
+
+use barman_snap::provider::options::{AwsOptions, AzureOptions, GcpOptions};
+use clap::Args;
+
+/// Options of the cloud providers.
+#[derive(Debug, Args)]
+pub(crate) struct CloudArgs {
+    #[command(flatten)]
+    aws: AwsArgs,
+    #[command(flatten)]
+    gcp: GcpArgs,
+    #[command(flatten)]
+    azure: AzureArgs,
+    /// Description of the host with the disks (from describe-host there), when it is not this one
+    #[arg(long, value_name = "FILE", help_heading = "Snapshots")]
+    pub(crate) host_description: Option<PathBuf>,
+}
+
+impl CloudArgs {
+    /// The options of each cloud as the engine takes them.
+    pub(crate) fn options(&self) -> (AwsOptions, GcpOptions, AzureOptions) {
+        (self.aws.options(), self.gcp.options(), self.azure.options())
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Snapshots on AWS (profile and region are those of the catalog)")]
+struct AwsArgs {
+    /// Lock the snapshots when they are complete: governance or compliance
+    #[arg(long, value_name = "MODE", value_parser = ["governance", "compliance"])]
+    aws_snapshot_lock_mode: Option<String>,
+    /// Hours in which a lock in compliance mode can still be lifted: 1 to 72
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..=72))]
+    aws_snapshot_lock_cool_off_period: Option<u32>,
+    /// Days for which the snapshots are locked: 1 to 36500
+    #[arg(long, value_name = "DAYS", conflicts_with = "aws_snapshot_lock_expiration_date",
+          value_parser = clap::value_parser!(u32).range(1..=36500))]
+    aws_snapshot_lock_duration: Option<u32>,
+    /// Until when the snapshots are locked: YYYY-MM-DDThh:mm:ss.fffZ
+    #[arg(long, value_name = "TIME")]
+    aws_snapshot_lock_expiration_date: Option<String>,
+    /// Region to copy the snapshots to when they are complete (repeat for several)
+    #[arg(long, value_name = "REGION")]
+    aws_copy_to: Vec<String>,
+    /// KMS key for the copies
+    #[arg(long, value_name = "KEY", requires = "aws_copy_to")]
+    aws_copy_kms_key_id: Option<String>,
+}
+
+impl AwsArgs {
+    fn options(&self) -> AwsOptions {
+        AwsOptions {
+            lock_mode: self.aws_snapshot_lock_mode.clone(),
+            lock_cool_off_period: self.aws_snapshot_lock_cool_off_period,
+            lock_duration: self.aws_snapshot_lock_duration,
+            lock_expiration_date: self.aws_snapshot_lock_expiration_date.clone(),
+            copy_to: self.aws_copy_to.clone(),
+            copy_kms_key_id: self.aws_copy_kms_key_id.clone(),
+            ..AwsOptions::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Snapshots on Google Cloud")]
+struct GcpArgs {
+    /// Project of the instance and its disks
+    #[arg(long, alias = "snapshot-gcp-project", value_name = "PROJECT")]
+    gcp_project: Option<String>,
+    /// Zone of the instance
+    #[arg(long, alias = "snapshot-zone", alias = "snapshot-recovery-zone", value_name = "ZONE")]
+    gcp_zone: Option<String>,
+    /// Endpoint of the Compute Engine API
+    #[arg(long, value_name = "URL")]
+    gcp_endpoint: Option<String>,
+    /// Use no credentials (for an emulator)
+    #[arg(long, requires = "gcp_endpoint")]
+    gcp_anonymous: bool,
+    /// Project to store the snapshots in, if it is another one
+    #[arg(long, value_name = "PROJECT")]
+    gcp_snapshot_project: Option<String>,
+    /// Where the snapshots are stored: a region or a multi-region
+    #[arg(long, value_name = "LOCATION")]
+    gcp_storage_location: Option<String>,
+    /// Kind of the snapshots: standard or archive
+    #[arg(long, value_name = "TYPE", value_parser = ["standard", "archive"])]
+    gcp_snapshot_type: Option<String>,
+    /// Cloud KMS key to encrypt the snapshots with
+    #[arg(long, value_name = "KEY")]
+    gcp_snapshot_kms_key: Option<String>,
+}
+
+impl GcpArgs {
+    fn options(&self) -> GcpOptions {
+        GcpOptions {
+            project: self.gcp_project.clone(),
+            zone: self.gcp_zone.clone(),
+            endpoint: self.gcp_endpoint.clone(),
+            anonymous: self.gcp_anonymous,
+            snapshot_project: self.gcp_snapshot_project.clone(),
+            storage_location: self.gcp_storage_location.clone(),
+            snapshot_type: self.gcp_snapshot_type.clone(),
+            kms_key_name: self.gcp_snapshot_kms_key.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Snapshots on Azure (the credential is that of the catalog)")]
+struct AzureArgs {
+    /// Subscription of the virtual machine and its disks
+    #[arg(long, value_name = "ID")]
+    azure_subscription_id: Option<String>,
+    /// Resource group of the virtual machine and the snapshots
+    #[arg(long, value_name = "GROUP")]
+    azure_resource_group: Option<String>,
+    /// Endpoint of the Resource Manager
+    #[arg(long, value_name = "URL")]
+    azure_endpoint: Option<String>,
+    /// Storage of the snapshots
+    #[arg(long, value_name = "SKU", value_parser = ["Standard_LRS", "Standard_ZRS", "Premium_LRS"])]
+    azure_snapshot_sku: Option<String>,
+    /// Resource id of the disk encryption set for the snapshots
+    #[arg(long, value_name = "ID")]
+    azure_disk_encryption_set: Option<String>,
+    /// Region to copy the snapshots to when they are complete
+    #[arg(long, value_name = "REGION")]
+    azure_copy_to: Option<String>,
+}
+
+impl AzureArgs {
+    fn options(&self) -> AzureOptions {
+        AzureOptions {
+            subscription_id: self.azure_subscription_id.clone(),
+            resource_group: self.azure_resource_group.clone(),
+            endpoint: self.azure_endpoint.clone(),
+            snapshot_sku: self.azure_snapshot_sku.clone(),
+            disk_encryption_set: self.azure_disk_encryption_set.clone(),
+            copy_to: self.azure_copy_to.clone(),
+            ..AzureOptions::default()
+        }
+    }
+}

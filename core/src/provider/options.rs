@@ -1,0 +1,89 @@
+//! What a user may say about the snapshots of a cloud. Plain data, known to every build, whatever clouds it has.
+//!
+//! Each struct is one JSON object of [`EngineOptions`](crate::options::EngineOptions); the command line fills the same ones. The
+//! rules between the fields are checked where a provider is opened.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::catalog::store::AzureCredential;
+
+/// Options of every cloud.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProviderOptions {
+    /// Amazon Web Services.
+    pub aws: AwsOptions,
+    /// Google Cloud.
+    pub gcp: GcpOptions,
+    /// Microsoft Azure.
+    pub azure: AzureOptions,
+    /// A file that describes the host with the disks (`barman-snap describe-host`), when it is not this one.
+    pub host_description: Option<PathBuf>,
+}
+
+/// Options of Amazon Web Services. What is not given comes from the environment and the files that every AWS tool reads;
+/// endpoints from `AWS_ENDPOINT_URL_EC2` and `AWS_ENDPOINT_URL`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AwsOptions {
+    /// Profile in the AWS configuration files.
+    pub profile: Option<String>,
+    /// Region of the instance and its volumes.
+    pub region: Option<String>,
+    /// `governance` or `compliance`: lock the snapshots when they are complete.
+    pub lock_mode: Option<String>,
+    /// Hours in which a lock in compliance mode can still be lifted, 1 to 72.
+    pub lock_cool_off_period: Option<u32>,
+    /// Days for which the snapshots are locked, 1 to 36500.
+    pub lock_duration: Option<u32>,
+    /// Until when the snapshots are locked (`YYYY-MM-DDThh:mm:ss.fffZ`).
+    pub lock_expiration_date: Option<String>,
+    /// Regions to copy the snapshots to when they are complete.
+    pub copy_to: Vec<String>,
+    /// KMS key for the copies.
+    pub copy_kms_key_id: Option<String>,
+}
+
+/// Options of Google Cloud. Credentials are the application default ones.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GcpOptions {
+    /// Project of the instance, its disks and the snapshots.
+    pub project: Option<String>,
+    /// Zone of the instance.
+    pub zone: Option<String>,
+    /// Endpoint of the Compute Engine API.
+    pub endpoint: Option<String>,
+    /// Use no credentials (for an emulator).
+    pub anonymous: bool,
+    /// Project to store the snapshots in, if it is another one.
+    pub snapshot_project: Option<String>,
+    /// Where the snapshots are stored: a region or a multi-region.
+    pub storage_location: Option<String>,
+    /// `standard` or `archive`.
+    pub snapshot_type: Option<String>,
+    /// Cloud KMS key to encrypt the snapshots with.
+    pub kms_key_name: Option<String>,
+}
+
+/// Options of Microsoft Azure.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AzureOptions {
+    /// Subscription of the virtual machine, its disks and the snapshots.
+    pub subscription_id: Option<String>,
+    /// Resource group of the virtual machine and the snapshots.
+    pub resource_group: Option<String>,
+    /// Which kind of credential to use.
+    pub credential: Option<AzureCredential>,
+    /// Endpoint of the Resource Manager.
+    pub endpoint: Option<String>,
+    /// Storage of the snapshots: `Standard_LRS`, `Standard_ZRS` or `Premium_LRS`.
+    pub snapshot_sku: Option<String>,
+    /// Resource id of the disk encryption set for the snapshots.
+    pub disk_encryption_set: Option<String>,
+    /// Region to copy the snapshots to when they are complete.
+    pub copy_to: Option<String>,
+}

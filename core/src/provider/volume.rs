@@ -1,0 +1,91 @@
+//! Volumes: what a snapshot is taken of, and what is made of one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::devices::DeviceHint;
+
+/// Which volumes of an instance are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSelection {
+    /// The ones the user named (`--snapshot-disk`), in that order. An unknown name is an error that lists all unknown
+    /// ones.
+    Named(Vec<String>),
+    /// The ones that hold these paths (absolute, symbolic links resolved).
+    Holding(Vec<PathBuf>),
+}
+
+/// A volume: the unit of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The name that the user gives or would give: disk id or name; for the local provider the root directory.
+    pub id: String,
+    /// The directory at which the content of this volume begins, on this host.
+    pub root: PathBuf,
+    /// Where the file system is mounted. For a local directory that is no mount point of its own: its file system's.
+    pub mount_point: PathBuf,
+    /// The mount options, as `findmnt -o OPTIONS` prints them.
+    pub mount_options: String,
+    /// The block device or source of the mount, for people.
+    pub device: String,
+    /// How it will be snapshotted, for people and for the provider: `btrfs`, `zfs`, `reflink`, `copy`, `ebs`, `pd`, …
+    pub method: String,
+    /// What the provider wants to remember. All that a later process needs to look for snapshots of this volume (region,
+    /// project, resource group) is here.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+    /// The file systems on it, where a volume is a disk; the first is the one of `root`. Empty for a local directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_systems: Vec<FileSystem>,
+}
+
+/// A file system on a disk, at one of the places where it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    /// Where on the disk it lies: empty for the whole disk, `1` for its first partition, `lvm:VG/LV`, `md:NAME`,
+    /// `crypt:NAME` for what can only be reached through another layer.
+    #[serde(default)]
+    pub part: String,
+    /// `ext4`, `xfs`, `btrfs`, …
+    pub fs_type: String,
+    /// Its UUID, where the host tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// The directory of the file system that is mounted there: `/`, or more for bind mounts and btrfs subvolumes.
+    pub fs_root: PathBuf,
+    /// The mount options, as `findmnt -o OPTIONS` prints them.
+    pub options: String,
+    /// Other disks (by [`Volume::id`]) on which a part of the same file system lies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_with: Vec<String>,
+}
+
+/// One volume of a [`CreateRequest`](super::CreateRequest) and the name its snapshot shall have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSnapshot {
+    /// The volume.
+    pub volume: Volume,
+    /// The name of the snapshot, valid for the provider, minted before the backup started.
+    pub name: String,
+}
+
+/// A volume made from a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredVolume {
+    /// The volume as its provider knows it; for the local provider the directory.
+    pub id: String,
+    /// The directory with the content, once it is reachable on this host.
+    pub path: Option<PathBuf>,
+    /// Where its device shows on the host, once it is attached; for providers that restore to devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<DeviceHint>,
+    /// What the provider wants to remember (zone, resource group, device name, …).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// Bytes that were copied, where the provider tells.
+    pub bytes_copied: Option<u64>,
+}
