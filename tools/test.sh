@@ -29,6 +29,10 @@ else
 fi
 [ $# = 0 ] || exit 0
 
+say "fakes of the clouds"
+(cd tests && "$TOOLS/venv/bin/python" -m mypy --strict clouds)
+"$TOOLS/venv/bin/python" -m pytest -q tests/clouds
+
 if [ -e examples/c/Makefile ]; then
     say "C example"
     cargo build --quiet -p barman-snap-ffi

@@ -7,6 +7,7 @@
 //! | 2 | something could not be reached |
 //! | 3 | wrong options or names |
 //! | 4 | damaged data, or a defect |
+//! | 5 | done, but for backups that cannot be deleted now (`delete --retention-policy`) |
 //!
 //! They are those of the `barman-cloud-*` tools where those have one; callers such as `restore_command` wrappers rely on
 //! `wal-restore` giving 1 for a missing file and 2 for a network that is down.
@@ -23,6 +24,8 @@ use crate::args::Format;
 pub(crate) enum Exit {
     Success,
     Failure,
+    /// Done as far as it is allowed: something was left out, and named.
+    LeftOut,
 }
 
 impl From<Exit> for ExitCode {
@@ -30,6 +33,7 @@ impl From<Exit> for ExitCode {
         match exit {
             Exit::Success => Self::SUCCESS,
             Exit::Failure => Self::FAILURE,
+            Exit::LeftOut => Self::from(5),
         }
     }
 }

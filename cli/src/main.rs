@@ -39,6 +39,7 @@ fn run(cli: Cli) -> Result<Exit> {
     runtime.block_on(async {
         match cli.command {
             Command::Check(args) => commands::check::run(&common, args).await,
+            Command::DescribeHost(args) => commands::describe_host::run(args).await,
             Command::Backup(args) => commands::backup::run(&common, args).await,
             Command::List(args) => commands::list::run(&common, args).await,
             Command::Show(args) => commands::show::run(&common, args).await,

@@ -5,14 +5,17 @@
     reason = "a test may panic, say why it skips, and use the real time"
 )]
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use barman_snap::catalog::delete::Selection;
-use barman_snap::catalog::{Catalog, DeleteRequest, Keep, Layout, ObjectSpace, ServerName, StoreOptions};
+use barman_snap::catalog::{Catalog, DeletePlan, DeleteRequest, Keep, Layout, ObjectSpace, ServerName, StoreOptions};
 use barman_snap::id::{BackupId, Token};
 use barman_snap::model::{BackupInfo, BackupStatus, EngineRecord, Literal, SnapshotRecord};
+use barman_snap::provider::pool::ProviderPool;
+use barman_snap::provider::registry::ProviderSource;
 use barman_snap::provider::{
     Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotStatus,
     Ticket, Volume, VolumeSelection,
@@ -110,7 +113,7 @@ async fn only_a_complete_backup_can_be_kept_and_a_kept_one_is_not_deleted() {
     catalog.set_keep(&id(A), Keep::Standalone).await.unwrap();
     assert_eq!(std::fs::read(dir.path().join(format!("pg1/base/{A}/annotations/keep"))).unwrap(), b"standalone");
     assert_eq!(catalog.list().await.unwrap()[0].keep, Some(Keep::Standalone));
-    let error = catalog.plan_delete(&request(&[A], 0), Utc::now()).await.unwrap_err();
+    let error = plan_delete(&catalog, &request(&[A], 0)).await.unwrap_err();
     assert!(error.message().contains("kept (standalone)"), "{error}");
     catalog.release_keep(&id(A)).await.unwrap();
     catalog.release_keep(&id(A)).await.unwrap();
@@ -170,6 +173,24 @@ fn request(ids: &[&str], minimum_redundancy: u32) -> DeleteRequest {
     DeleteRequest { selection: Selection::Backups(ids), minimum_redundancy, even_started: false }
 }
 
+/// A plan for which the provider has nothing against it.
+async fn plan_delete(catalog: &Catalog, request: &DeleteRequest) -> Result<DeletePlan> {
+    let deleter = Arc::new(Deleter { broken: Mutex::new(false), deleted: Mutex::default() });
+    let pool = ProviderPool::new(deleter, Arc::new(Nobody));
+    catalog.plan_delete(request, Utc::now(), &pool, &BTreeMap::new()).await
+}
+
+/// Opens no provider.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl ProviderSource for Nobody {
+    async fn open(&self, name: &str) -> Result<Arc<dyn SnapshotProvider>> {
+        Err(Error::new(ErrorKind::Unsupported, format!("no {name} here")))
+    }
+}
+
 /// A backup with one snapshot, some WAL, a journal and a proof.
 async fn full_backup(catalog: &Catalog, at: &str, wal: &str) {
     let token = Token::from_bits(u128::from(at.as_bytes()[7]));
@@ -219,7 +240,7 @@ async fn deleting_takes_all_of_a_backup_in_order_and_the_wal_that_nobody_needs()
     let catalog = local(dir.path()).await;
     full_backup(&catalog, A, "000000010000000000000009").await;
     full_backup(&catalog, B, "00000001000000000000000C").await;
-    let plan = catalog.plan_delete(&request(&[A], 1), Utc::now()).await.unwrap();
+    let plan = plan_delete(&catalog, &request(&[A], 1)).await.unwrap();
     insta::assert_snapshot!(plan, @r"
     backup 20260101T000000
       snapshot snap-20260101T000000
@@ -231,14 +252,15 @@ async fn deleting_takes_all_of_a_backup_in_order_and_the_wal_that_nobody_needs()
     1 WAL file: pg1/wals/0000000100000000/000000010000000000000009
     ");
     assert_eq!(catalog.list().await.unwrap().len(), 2, "a plan changes nothing");
-    assert_eq!(catalog.carry_out(&plan, None).await.unwrap_err().kind(), ErrorKind::Precondition);
+    assert_eq!(catalog.carry_out(&plan, &Nobody).await.unwrap_err().kind(), ErrorKind::Unsupported);
 
-    let provider = Deleter { broken: Mutex::new(true), deleted: Mutex::default() };
-    catalog.carry_out(&plan, Some(&provider)).await.unwrap_err();
+    let provider = Arc::new(Deleter { broken: Mutex::new(true), deleted: Mutex::default() });
+    let pool = ProviderPool::new(provider.clone(), Arc::new(Nobody));
+    catalog.carry_out(&plan, &pool).await.unwrap_err();
     assert!(catalog.read(&id(A)).await.is_ok(), "what is left is still named");
     *provider.broken.lock().unwrap() = false;
     for _ in 0..2 {
-        catalog.carry_out(&plan, Some(&provider)).await.unwrap();
+        catalog.carry_out(&plan, &pool).await.unwrap();
     }
     assert_eq!(provider.deleted.lock().unwrap()[0], format!("snap-{A}"));
     let keys: Vec<_> = catalog.space().list("").await.unwrap().into_iter().map(|object| object.key).collect();
@@ -246,9 +268,9 @@ async fn deleting_takes_all_of_a_backup_in_order_and_the_wal_that_nobody_needs()
     assert_eq!(of_a, [&format!("pg1/base/{A}/notes")], "what nobody knows stays");
     assert_eq!(keys.iter().filter(|key| key.contains("wals")).count(), 1);
 
-    let error = catalog.plan_delete(&request(&[B], 1), Utc::now()).await.unwrap_err();
+    let error = plan_delete(&catalog, &request(&[B], 1)).await.unwrap_err();
     assert!(error.message().contains("minimum redundancy"), "{error}");
-    assert_eq!(catalog.plan_delete(&request(&[A], 0), Utc::now()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(plan_delete(&catalog, &request(&[A], 0)).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -259,7 +281,7 @@ async fn a_failed_backup_is_no_redundancy_and_a_running_one_is_not_deleted() {
     catalog.create(&id(C), &info(BackupStatus::Started, "00000001000000000000000B")).await.unwrap();
     let plan = |request: DeleteRequest| {
         let catalog = &catalog;
-        async move { catalog.plan_delete(&request, Utc::now()).await }
+        async move { plan_delete(catalog, &request).await }
     };
     assert_eq!(plan(request(&[A], 1)).await.unwrap_err().kind(), ErrorKind::Precondition);
     assert_eq!(plan(request(&[B], 1)).await.unwrap().backups.len(), 1);

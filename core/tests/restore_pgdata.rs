@@ -24,6 +24,7 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
         major: 15,
         set_aside: vec![],
         pieces: vec![],
+        devices: None,
         empty: unwanted::EMPTIED.map(str::to_owned).into(),
         empty_if_there: unwanted::LOGS.map(str::to_owned).into(),
         make: vec!["pg_wal/archive_status".into(), "pg_tblspc".into()],

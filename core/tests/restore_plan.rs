@@ -93,6 +93,7 @@ impl Case {
             request: &self.request,
             host: &self.host,
             archive: &self.archive,
+            devices: None,
             now: utc("2026-06-01 00:00:00").with_timezone(&Utc),
         })
     }

@@ -118,6 +118,7 @@ impl World {
             request,
             host: &host,
             archive: &ArchiveFacts::default(),
+            devices: None,
             now: clock.now(),
         })?;
         provision(&plan, self.tools(&clock, &|| false)).await
@@ -162,6 +163,7 @@ impl World {
             info: &self.info,
             record: &self.record,
             archive: &facts,
+            devices: None,
             token: &token(),
             wal: &self.wal(),
             reader: Some(&reader),

@@ -4,11 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests: a panic is a failure")]
 
+#[allow(dead_code, reason = "not every test needs all of it")]
 mod support_session;
 
 use barman_snap::engine::RecoverRequest;
 use barman_snap::session::fault::FaultPlan;
-use barman_snap::session::{Phase, Step, Wishes, step};
+use barman_snap::session::{BackupRequest, Phase, Step, WalPolicy, Wishes, step};
 use barman_snap::testing::faults::Mishap;
 use barman_snap::testing::{OneFault, Recorder};
 use support_session::{House, Verdict};
@@ -254,35 +255,6 @@ async fn a_live_process_is_left_alone() {
 }
 
 #[tokio::test]
-async fn gc_finds_what_bears_our_mark_and_belongs_to_nobody() {
-    let house = House::new();
-    let mut session = house.backup(house.engine()).await.unwrap();
-    session.run().await.unwrap();
-    let id = session.backup_id().clone();
-    let engine = house.engine().build();
-    assert!(engine.plan_gc(chrono::Duration::days(30)).await.unwrap().is_empty());
-    // A stock tool deletes the metadata and knows nothing of local snapshots.
-    engine.catalog().remove(&id).await.unwrap();
-    let plan = engine.plan_gc(chrono::Duration::days(30)).await.unwrap();
-    assert_eq!(plan.orphans.len(), house.volumes());
-    assert_eq!(plan.journals, [id]);
-    engine.apply_gc(&plan).await.unwrap();
-    assert_eq!(house.verdict().await, Verdict::CleanSlate);
-    assert!(engine.plan_gc(chrono::Duration::days(30)).await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn gc_leaves_the_snapshots_of_an_unfinished_session_alone() {
-    let house = House::new();
-    let mut session = house.backup(house.engine()).await.unwrap();
-    while session.next_step().await.unwrap() != Some(Step::Snapshot(0)) {}
-    drop(session);
-    let plan = house.engine().build().plan_gc(chrono::Duration::days(30)).await.unwrap();
-    assert!(plan.is_empty(), "{plan}");
-    assert_eq!(plan.open_sessions.len(), 1);
-}
-
-#[tokio::test]
 async fn a_session_behind_the_line_can_be_adopted_and_its_first_driver_is_fenced() {
     let house = House::new();
     let mut first = house.backup(house.engine()).await.unwrap();
@@ -353,4 +325,21 @@ async fn a_driver_that_was_fenced_does_not_bring_back_what_was_removed() {
     assert_eq!(house.verdict().await, Verdict::CleanSlate);
     assert!(first.run().await.is_err());
     assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}
+
+#[tokio::test]
+async fn a_backup_of_another_cluster_is_refused_before_anything_is_done() {
+    let house = House::new();
+    house.backup(house.engine()).await.unwrap().run().await.unwrap();
+    let engine = house.engine().build();
+    let pinned = engine.catalog().pinned_system_id().await.unwrap().unwrap();
+    let key = engine.catalog().layout().system_id();
+    engine.catalog().space().put(&key, "42").await.unwrap();
+    let error = house.backup(house.engine()).await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Conflict);
+    assert!(error.to_string().contains("42") && error.to_string().contains(&pinned), "{error}");
+    assert_eq!(engine.sessions().await.unwrap().0.len(), 1, "no id was claimed");
+    let request = BackupRequest { wal: WalPolicy::External, new_system_id: Some(pinned.clone()), ..Default::default() };
+    engine.backup(house.postgres.connect(), &request).await.unwrap().run().await.unwrap();
+    assert_eq!(engine.catalog().pinned_system_id().await.unwrap(), Some(pinned));
 }

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName, StoreHook, StoreOp};
-use barman_snap::model::{Compression, Segment, SegmentSize};
+use barman_snap::model::{BackupInfo, Compression, Segment, SegmentSize};
 use barman_snap::wal::{Archived, Level, WalArchive};
 use barman_snap::{Error, ErrorKind, Result, Retry};
 
@@ -79,7 +79,7 @@ async fn other_content_is_a_conflict_under_every_suffix_and_changes_nothing() {
     assert_eq!(zstd.archive(&path).await.unwrap(), Archived::Stored);
     assert_eq!(plain.archive(&path).await.unwrap(), Archived::AlreadyThere, "another suffix is the same file");
     let before = space.list("").await.unwrap();
-    assert_eq!(before.len(), 1);
+    assert_eq!(before.len(), 2, "the segment, and whose it is");
     write(dir.path(), NAME, &content(NAME, SYSTEM, 2));
     for archive in [&plain, &zstd] {
         let error = archive.archive(&path).await.unwrap_err();
@@ -213,15 +213,17 @@ async fn missing_segments_are_found_across_folders_and_supplied_from_pg_wal() {
 }
 
 #[derive(Debug)]
-struct LoseReplies;
+struct LoseReplies(&'static str);
 
 impl StoreHook for LoseReplies {
     fn before(&self, _: StoreOp, _: &str) -> Result<()> {
         Ok(())
     }
-    fn after(&self, op: StoreOp, _: &str) -> Result<()> {
+    fn after(&self, op: StoreOp, key: &str) -> Result<()> {
         match op {
-            StoreOp::PutNew => Err(Error::new(ErrorKind::Unavailable, "reply lost").with_retry(Retry::Unknown)),
+            StoreOp::PutNew if key.contains(self.0) => {
+                Err(Error::new(ErrorKind::Unavailable, "reply lost").with_retry(Retry::Unknown))
+            }
             _ => Ok(()),
         }
     }
@@ -232,9 +234,13 @@ async fn a_lost_reply_is_no_success_and_the_next_attempt_finds_the_object() {
     let dir = tempfile::tempdir().unwrap();
     let space = ObjectSpace::in_memory();
     let path = write(dir.path(), NAME, &content(NAME, SYSTEM, 1));
-    let faulty = WalArchive::new(&catalog(&space.with_hook(std::sync::Arc::new(LoseReplies))));
-    assert_eq!(faulty.archive(&path).await.unwrap_err().retry(), Retry::Unknown);
-    assert_eq!(WalArchive::new(&catalog(&space)).archive(&path).await.unwrap(), Archived::AlreadyThere);
+    // Of the pin, then of the segment.
+    for (which, then) in [("system-id", Archived::Stored), ("wals", Archived::AlreadyThere)] {
+        let faulty = WalArchive::new(&catalog(&space.with_hook(std::sync::Arc::new(LoseReplies(which)))));
+        assert_eq!(faulty.archive(&path).await.unwrap_err().retry(), Retry::Unknown);
+        assert_eq!(WalArchive::new(&catalog(&space)).archive(&path).await.unwrap(), then, "{which}");
+        space.delete_prefix("").await.unwrap();
+    }
 }
 
 /// The segment that a real `initdb` leaves: the header is read as PostgreSQL writes it.
@@ -274,4 +280,74 @@ async fn a_segment_of_a_real_cluster_is_accepted() {
     let error = archive.clone().with_system_id("42").archive(&data.join("pg_wal").join(first)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert_eq!(archive.fetch(first, &dir.path().join("to"), false).await.unwrap().size, SIZE);
+}
+
+#[tokio::test]
+async fn the_first_segment_pins_its_cluster_and_another_is_refused_by_both_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::in_memory();
+    let archive = WalArchive::new(&catalog(&space));
+    let next = "00000001000000000000000A";
+    archive.archive(&write(dir.path(), NAME, &content(NAME, SYSTEM, 1))).await.unwrap();
+    assert_eq!(catalog(&space).pinned_system_id().await.unwrap(), Some(SYSTEM.to_string()));
+    // Neither a name that is free nor one that collides lets it in.
+    for name in [next, NAME] {
+        let before = space.list("").await.unwrap();
+        for file in [name.to_owned(), format!("{name}.partial")] {
+            let foreign = write(dir.path(), &file, &content(name, 42, 2));
+            let error = archive.archive(&foreign).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            let text = error.to_string();
+            assert!(text.contains(&SYSTEM.to_string()) && text.contains("--new-system-id 42"), "{text}");
+        }
+        assert_eq!(space.list("").await.unwrap(), before);
+    }
+    archive.archive(&write(dir.path(), next, &content(next, SYSTEM, 1))).await.unwrap();
+    archive.archive(&write(dir.path(), "00000002.history", b"1\t0/9000028\tx\n")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_cluster_takes_over_only_when_the_user_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::in_memory();
+    let archive = WalArchive::new(&catalog(&space));
+    archive.archive(&write(dir.path(), NAME, &content(NAME, SYSTEM, 1))).await.unwrap();
+    let next = "00000001000000000000000A";
+    let upgraded = write(dir.path(), next, &content(next, 42, 1));
+    let wrong = archive.clone().with_new_system_id("43");
+    assert_eq!(wrong.archive(&upgraded).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(archive.clone().with_new_system_id("42").archive(&upgraded).await.unwrap(), Archived::Stored);
+    assert_eq!(archive.archive(&upgraded).await.unwrap(), Archived::AlreadyThere);
+    let old = write(dir.path(), "00000001000000000000000B", &content("00000001000000000000000B", SYSTEM, 1));
+    assert_eq!(archive.archive(&old).await.unwrap_err().kind(), ErrorKind::Conflict, "the old one is foreign now");
+}
+
+#[tokio::test]
+async fn without_a_pin_the_newest_backup_says_whose_catalog_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::in_memory();
+    let catalog = catalog(&space);
+    for (id, systemid) in [("20260101T000000", Some("1")), ("20260102T000000", Some("42")), ("20260103T000000", None)] {
+        let info = BackupInfo { systemid: systemid.map(str::to_owned), ..BackupInfo::default() };
+        catalog.create(&id.parse().unwrap(), &info).await.unwrap();
+    }
+    space.put("pg1/base/20260104T000000/backup.info", "garbage").await.unwrap();
+    let archive = WalArchive::new(&catalog);
+    let error = archive.archive(&write(dir.path(), NAME, &content(NAME, SYSTEM, 1))).await.unwrap_err();
+    assert!(error.message().contains("is the cluster 42"), "{error}");
+    archive.archive(&write(dir.path(), NAME, &content(NAME, 42, 1))).await.unwrap();
+    assert_eq!(catalog.pinned_system_id().await.unwrap().as_deref(), Some("42"));
+}
+
+#[tokio::test]
+async fn other_content_in_an_archive_without_a_pin_pins_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::in_memory();
+    let archive = WalArchive::new(&catalog(&space));
+    let path = write(dir.path(), NAME, &content(NAME, SYSTEM, 1));
+    archive.archive(&path).await.unwrap();
+    space.delete("pg1/sessions/system-id").await.unwrap();
+    let foreign = write(dir.path(), NAME, &content(NAME, 42, 2));
+    assert!(archive.archive(&foreign).await.unwrap_err().message().contains("other content"));
+    assert_eq!(catalog(&space).pinned_system_id().await.unwrap(), None);
 }

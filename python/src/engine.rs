@@ -114,6 +114,7 @@ impl Engine {
             immediate_checkpoint,
             wal_external,
             tags,
+            ..BackupOptions::default()
         };
         Session::begin(py, &self.host, dsn, &options.into(), on_progress)
     }
@@ -275,7 +276,7 @@ impl Engine {
         compression_level: Option<String>,
     ) -> PyResult<()> {
         let compression = compression.map(|text| word(py, "compression", text)).transpose()?;
-        let archive = WalArchiveOptions { compression, compression_level }
+        let archive = WalArchiveOptions { compression, compression_level, new_system_id: None }
             .archive(&self.host.engine)
             .map_err(|error| exception(py, &error))?;
         self.host.wait(py, "wal-archive", None, || archive.archive(&path)).map(drop)

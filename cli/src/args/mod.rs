@@ -24,7 +24,7 @@ pub(crate) use self::cloud::CloudArgs;
 
 \
                   Exit codes: 0 success; 1 the operation failed or was refused; 2 something could not be reached; \
-                  3 wrong options or names; 4 damaged data or a defect.
+                  3 wrong options or names; 4 damaged data or a defect; 5 done, but for backups that cannot be deleted now.
 One line of `error:` on stderr says why.
 
 \
@@ -69,6 +69,8 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Look at everything that a backup needs, and say what is missing
     Check(CheckArgs),
+    /// Describe this host for a backup of its disks from another one; prints JSON, for --host-description there
+    DescribeHost(DescribeHostArgs),
     /// Take a backup; prints its id
     Backup(BackupArgs),
     /// List the backups
@@ -144,6 +146,13 @@ pub(crate) struct ConnectionArgs {
     pub(crate) dbname: Option<String>,
 }
 
+impl ConnectionArgs {
+    /// Whether any of them was given.
+    pub(crate) fn is_given(&self) -> bool {
+        [&self.host, &self.port, &self.user, &self.dbname].into_iter().any(Option::is_some)
+    }
+}
+
 /// What is to be snapshotted, and by what.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Snapshots")]
@@ -198,6 +207,17 @@ pub(crate) enum Consistency {
     Independent,
 }
 
+impl Consistency {
+    /// As a request has it.
+    pub(crate) fn group(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::Group => Some(true),
+            Self::Independent => Some(false),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
@@ -205,10 +225,26 @@ pub(crate) struct CheckArgs {
     /// The WAL is kept by another tool
     #[arg(long)]
     pub(crate) wal_external: bool,
+    /// Tag that the snapshots shall have: KEY,VALUE (repeat for several)
+    #[arg(long, value_name = "KEY,VALUE", value_parser = tag)]
+    pub(crate) tag: Vec<(String, String)>,
+    /// Cut all volumes at one instant (group), each by itself (independent), or together where that is possible (auto)
+    #[arg(long, value_enum, default_value_t = Consistency::Auto)]
+    pub(crate) consistency: Consistency,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeHostArgs {
+    /// A data directory, or another one whose real place shall be known (repeat for several); with a connection, those of
+    /// the server are found
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 #[derive(Debug, Args)]
@@ -242,6 +278,9 @@ pub(crate) struct BackupArgs {
     /// Cut all volumes at one instant (group), each by itself (independent), or together where that is possible (auto)
     #[arg(long, value_enum, default_value_t = Consistency::Auto)]
     pub(crate) consistency: Consistency,
+    /// The system identifier of the cluster, if it has replaced the one whose catalog this was (pg_upgrade, initdb): once
+    #[arg(long, value_name = "ID")]
+    pub(crate) new_system_id: Option<String>,
     /// Print the plan and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -441,6 +480,9 @@ pub(crate) struct WalArchiveArgs {
     pub(crate) catalog: CatalogArgs,
     /// The file (%p)
     pub(crate) wal_path: PathBuf,
+    /// The system identifier of the cluster, if it has replaced the one whose archive this was (pg_upgrade, initdb): once
+    #[arg(long, value_name = "ID")]
+    pub(crate) new_system_id: Option<String>,
     #[command(flatten)]
     pub(crate) compression: CompressionArgs,
 }

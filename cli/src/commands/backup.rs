@@ -5,7 +5,7 @@ use std::time::Duration;
 use barman_snap::Result;
 use barman_snap::session::{BackupRequest, BackupSummary, Patience, SessionPlan, WalPolicy};
 
-use crate::args::{BackupArgs, Common, Consistency, Format};
+use crate::args::{BackupArgs, Common, Format};
 use crate::exit::Exit;
 use crate::{output, progress, setup};
 
@@ -58,11 +58,8 @@ fn request(args: &BackupArgs) -> BackupRequest {
         immediate_checkpoint: args.immediate_checkpoint,
         wal: if args.wal_external { WalPolicy::External } else { WalPolicy::Catalog },
         tags: args.tag.iter().cloned().collect(),
-        group: match args.consistency {
-            Consistency::Auto => None,
-            Consistency::Group => Some(true),
-            Consistency::Independent => Some(false),
-        },
+        group: args.consistency.group(),
+        new_system_id: args.new_system_id.clone(),
     }
 }
 

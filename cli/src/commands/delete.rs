@@ -19,11 +19,14 @@ pub(crate) async fn run(common: &Common, args: DeleteArgs) -> Result<Exit> {
         engine.delete(&plan).await?;
     }
     output::print(common.format, &plan, |plan| {
+        let mut text = String::new();
+        for skipped in &plan.skipped {
+            text.push_str(&format!("backup {} stays: {}\n", skipped.id, skipped.why));
+        }
         if plan.is_empty() {
-            return "nothing to delete".to_owned();
+            return text + "nothing to delete";
         }
         let verb = if args.dry_run { "would delete" } else { "deleted" };
-        let mut text = String::new();
         for backup in &plan.backups {
             let count = backup.snapshots.len();
             text.push_str(&format!(
@@ -44,5 +47,5 @@ pub(crate) async fn run(common: &Common, args: DeleteArgs) -> Result<Exit> {
         }
         text
     })?;
-    Ok(Exit::Success)
+    Ok(if plan.skipped.is_empty() { Exit::Success } else { Exit::LeftOut })
 }

@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod delete;
+pub(crate) mod describe_host;
 pub(crate) mod gc;
 pub(crate) mod keep;
 pub(crate) mod list;

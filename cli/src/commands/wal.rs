@@ -15,6 +15,9 @@ pub(crate) async fn archive(common: &Common, args: WalArchiveArgs) -> Result<Exi
         let level = args.compression.compression_level.as_deref().map_or(Ok(Level::default()), str::parse)?;
         archive = archive.with_compression(codec, level)?;
     }
+    if let Some(id) = args.new_system_id {
+        archive = archive.with_new_system_id(id);
+    }
     let archived = archive.archive(&args.wal_path).await?;
     if common.verbose > 0 {
         output::note(match archived {

@@ -115,6 +115,8 @@ pub enum ObjectKind {
     SessionAlive(BackupId),
     /// The identity of the catalog.
     Identity,
+    /// The system identifier of the cluster.
+    SystemId,
     /// The result of a verification.
     Proof {
         /// The backup.
@@ -241,6 +243,11 @@ impl Layout {
         format!("{}/identity", self.sessions())
     }
 
+    /// The system identifier of the cluster whose catalog this is, in digits.
+    pub fn system_id(&self) -> String {
+        format!("{}/system-id", self.sessions())
+    }
+
     /// The folder of one session.
     pub fn session(&self, id: &BackupId) -> String {
         format!("{}/{id}", self.sessions())
@@ -306,6 +313,7 @@ fn parse_below(rest: &str) -> Option<ObjectKind> {
         ["wals", name] => wal_in(None, name),
         ["wals", directory, name] => wal_in(Some(directory), name),
         ["sessions", "identity"] => Some(ObjectKind::Identity),
+        ["sessions", "system-id"] => Some(ObjectKind::SystemId),
         ["sessions", id, "alive"] => Some(ObjectKind::SessionAlive(id.parse().ok()?)),
         ["sessions", id, entry] => {
             let digits = entry.strip_suffix(".json")?;
@@ -427,6 +435,8 @@ mod tests {
                 assert_eq!(layout.parse(&layout.session_entry(&id(), seq)), ObjectKind::SessionEntry { id: id(), seq });
             }
             assert_eq!(layout.parse(&layout.session_alive(&id())), ObjectKind::SessionAlive(id()));
+            assert_eq!(layout.parse(&layout.catalog_identity()), ObjectKind::Identity);
+            assert_eq!(layout.parse(&layout.system_id()), ObjectKind::SystemId);
             let proof = layout.proof(&id(), "20260529T101500Z").unwrap();
             assert_eq!(layout.parse(&proof), ObjectKind::Proof { id: id(), stamp: "20260529T101500Z".into() });
             for name in ["000000010000000000000009", "000000010000000000000009.partial", "00000003.history"] {

@@ -1,7 +1,8 @@
 //! The catalog: the backups of one server in one object store.
 //!
 //! The story, bottom up: [`store`] opens a URL, [`space`] has the verbs, [`layout`] has the keys, [`Catalog`] reads and writes
-//! backups, [`keep`] keeps them, [`retention`] says which ones are obsolete, [`delete`] deletes them.
+//! backups, [`keep`] keeps them, [`retention`] says which ones are obsolete, [`delete`] deletes them;
+//! whose catalog it is says [`Catalog::pinned_system_id`].
 //!
 //! The invariants:
 //! * A backup is what has a `backup.info`. It is created before anything else of a backup that must be found again, and
@@ -19,6 +20,7 @@ pub mod resolve;
 pub mod retention;
 pub mod space;
 pub mod store;
+mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};

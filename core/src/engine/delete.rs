@@ -1,8 +1,15 @@
 //! Deleting, as the engine offers it.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
-use crate::catalog::delete::{DeletePlan, DeleteRequest};
-use crate::error::Result;
+use crate::catalog::CatalogEntry;
+use crate::catalog::delete::{DeletePlan, DeleteRequest, Selection, Trace};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::BackupId;
+use crate::model::{BackupInfo, BackupStatus};
+use crate::session::owner::Liveness;
+use crate::session::{SessionState, Wishes, rescue, sight};
 
 impl Engine {
     /// Plans a deletion; changes nothing.
@@ -10,7 +17,8 @@ impl Engine {
     /// # Errors
     /// If a backup must not be deleted, or the catalog cannot be read.
     pub async fn plan_delete(&self, request: &DeleteRequest) -> Result<DeletePlan> {
-        self.catalog().plan_delete(request, self.clock().now()).await
+        let traces = self.traces(request).await?;
+        self.catalog().plan_delete(request, self.clock().now(), self.tools.providers.as_ref(), &traces).await
     }
 
     /// Carries out a plan. What fails can be done again.
@@ -18,9 +26,89 @@ impl Engine {
     /// # Errors
     /// Of the first thing that failed.
     pub async fn delete(&self, plan: &DeletePlan) -> Result<()> {
-        self.catalog()
-            .carry_out(plan, Some(self.provider().as_ref()))
-            .await
-            .map_err(|error| error.with_operation("delete"))
+        let done = self.catalog().carry_out(plan, self.tools.providers.as_ref()).await;
+        done.map_err(|error| error.with_operation("delete"))
     }
+
+    /// What the journals say of backups whose metadata may not name all of their snapshots. Only such as the user has
+    /// named: a policy touches only what is complete.
+    async fn traces(&self, request: &DeleteRequest) -> Result<BTreeMap<BackupId, Trace>> {
+        let mut traces = BTreeMap::new();
+        let Selection::Backups(ids) = &request.selection else { return Ok(traces) };
+        for id in ids {
+            let entry = match self.catalog().entry(id).await {
+                Ok(entry) => entry,
+                // That it does not exist is for the plan to say.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if names_all(&entry, request.even_started) {
+                continue;
+            }
+            let state = rescue::load(&self.tools, id).await.map_err(|error| {
+                let message = format!("neither the metadata nor the journal of backup {id} can be read");
+                Error::new(error.kind(), message).with_hint("nobody knows which snapshots it has").with_source(error)
+            })?;
+            if let Some(state) = state {
+                if !request.even_started {
+                    self.check_that_nobody_works_on(&state).await?;
+                }
+                traces.insert(id.clone(), self.trace(&state).await?);
+            }
+        }
+        Ok(traces)
+    }
+
+    /// Where to look for the snapshots of a session; refused where they cannot be seen.
+    async fn trace(&self, state: &SessionState) -> Result<Trace> {
+        let plan = &state.plan;
+        let provider = self.provider_named(&plan.provider).await?;
+        let volumes = plan.plain_volumes();
+        if let Some(why) = sight::why_out_of_sight(provider.as_ref(), plan).await? {
+            let found = provider.find(&plan.token, &volumes).await?;
+            // Only the snapshots themselves tell that the disk is here.
+            let seen = |ticket| found.iter().any(|found: &crate::provider::Ticket| found.snapshot == ticket);
+            if state.tickets.is_empty() || !state.tickets.iter().all(|ticket| seen(&*ticket.snapshot)) {
+                return Err(Error::precondition(format!(
+                    "backup {} cannot be deleted from here: {why}",
+                    plan.backup_id
+                ))
+                .with_hint("run it there"));
+            }
+        }
+        Ok(Trace {
+            provider: plan.provider.clone(),
+            token: plan.token.clone(),
+            volumes,
+            tickets: state.tickets.clone(),
+        })
+    }
+
+    /// Refuses while the session may have a driver that lives.
+    async fn check_that_nobody_works_on(&self, state: &SessionState) -> Result<()> {
+        let id = &state.plan.backup_id;
+        let lives = match state.owner.liveness() {
+            _ if state.phase.is_final() => false,
+            Liveness::Alive => true,
+            Liveness::Dead => false,
+            Liveness::Elsewhere => {
+                let last = self.tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
+                let silent = self.clock().now().signed_duration_since(last).num_seconds();
+                silent < i64::try_from(Wishes::default().stale_after_s).unwrap_or(i64::MAX)
+            }
+        };
+        if !lives {
+            return Ok(());
+        }
+        let (pid, host) = (state.owner.pid, &state.owner.host);
+        Err(Error::precondition(format!("process {pid} on host {host} is working on backup {id}"))
+            .with_hint("wait for its end, or cancel it"))
+    }
+}
+
+/// True if the metadata of a backup name all snapshots that it can have.
+fn names_all(entry: &CatalogEntry, even_started: bool) -> bool {
+    let is_readable = matches!(entry.info.as_ref().map(BackupInfo::engine_record), Ok(Ok(_)));
+    // One that is STARTED is refused anyway, unless its session is dead by the word of the caller.
+    is_readable && (entry.status() != Some(BackupStatus::Started) || !even_started)
 }

@@ -4,24 +4,28 @@
 //! door (Rust, C, Python, the command line) goes through the same one.
 
 mod delete;
+mod gc;
 pub mod restore;
 
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, CatalogEntry, StoreOptions};
+use crate::catalog::{Catalog, StoreOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::HostView;
+use crate::host::devices::HostDescription;
 use crate::id::{BackupId, IdSource, SystemIds};
 use crate::postgres::BackupControl;
 use crate::provider::SnapshotProvider;
 use crate::provider::local::LocalProvider;
+use crate::provider::pool::ProviderPool;
+use crate::provider::registry::{ProviderSource, Providers};
 use crate::session::driver::{Driver, Tools};
 use crate::session::fault::{FaultPlan, NoFaults};
-use crate::session::gc::{GcFacts, GcPlan};
 use crate::session::journal::Journal;
 use crate::session::rescue::{self, Rescue};
 use crate::session::{
-    BackupRequest, BackupSession, CancelToken, Listener, Patience, Phase, SessionPlan, SessionState, Wishes, begin, gc,
+    BackupRequest, BackupSession, CancelToken, Listener, Patience, Phase, SessionPlan, SessionState, Wishes, begin,
 };
 
 /// Builds an [`Engine`]. Everything but the catalog and the server has a default.
@@ -29,18 +33,28 @@ use crate::session::{
 pub struct EngineBuilder {
     catalog: Catalog,
     provider: Option<Arc<dyn SnapshotProvider>>,
+    source: Arc<dyn ProviderSource>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     faults: Arc<dyn FaultPlan>,
     listener: Listener,
     patience: Patience,
+    host: Option<Arc<HostDescription>>,
 }
 
 impl EngineBuilder {
-    /// The provider; by default the local one.
+    /// The provider of new backups; by default the local one.
     #[must_use]
     pub fn provider(mut self, provider: Arc<dyn SnapshotProvider>) -> Self {
         self.provider = Some(provider);
+        self
+    }
+
+    /// What opens the providers of backups that exist, when they were made with another one; by default those of this
+    /// build, with default options.
+    #[must_use]
+    pub fn providers(mut self, source: Arc<dyn ProviderSource>) -> Self {
+        self.source = source;
         self
     }
 
@@ -79,14 +93,24 @@ impl EngineBuilder {
         self
     }
 
+    /// The host of the cluster, when it is not this one: everything that is asked of it is then answered by its description.
+    /// The provider has to be given the same.
+    #[must_use]
+    pub fn host_description(mut self, host: Arc<HostDescription>) -> Self {
+        self.host = Some(host);
+        self
+    }
+
     /// The engine.
     pub fn build(self) -> Engine {
         let journal = Journal::new(self.catalog.space().clone(), self.catalog.layout().clone());
         let provider = self.provider.unwrap_or_else(|| Arc::new(LocalProvider::default()));
         Engine {
+            host: self.host,
             tools: Tools {
                 catalog: self.catalog,
                 journal,
+                providers: Arc::new(ProviderPool::new(Arc::clone(&provider), self.source)),
                 provider,
                 clock: self.clock,
                 ids: self.ids,
@@ -102,6 +126,7 @@ impl EngineBuilder {
 #[derive(Clone, Debug)]
 pub struct Engine {
     tools: Tools,
+    host: Option<Arc<HostDescription>>,
 }
 
 /// How to recover.
@@ -133,18 +158,20 @@ impl Engine {
         EngineBuilder {
             catalog,
             provider: None,
+            source: Arc::new(Providers::default()),
             clock: Arc::new(SystemClock::new()),
             ids: Arc::new(SystemIds),
             faults: Arc::new(NoFaults),
             listener: Listener::default(),
             patience: Patience::default(),
+            host: None,
         }
     }
 
     /// The same engine, telling somebody else of progress.
     #[must_use]
     pub fn with_listener(&self, listener: Listener) -> Self {
-        Self { tools: Tools { listener, ..self.tools.clone() } }
+        Self { tools: Tools { listener, ..self.tools.clone() }, host: self.host.clone() }
     }
 
     /// The catalog.
@@ -152,9 +179,17 @@ impl Engine {
         &self.tools.catalog
     }
 
-    /// The provider.
+    /// The provider of new backups.
     pub fn provider(&self) -> &Arc<dyn SnapshotProvider> {
         &self.tools.provider
+    }
+
+    /// The provider of that name: of a backup that exists.
+    ///
+    /// # Errors
+    /// If there is no such provider, or it cannot be opened.
+    pub async fn provider_named(&self, name: &str) -> Result<Arc<dyn SnapshotProvider>> {
+        self.tools.providers.open(name).await
     }
 
     /// The clock.
@@ -162,9 +197,19 @@ impl Engine {
         &self.tools.clock
     }
 
+    /// The host of the cluster.
+    pub fn host(&self) -> HostView<'_> {
+        HostView::of(self.host.as_deref())
+    }
+
     /// The random numbers.
     pub fn ids(&self) -> &Arc<dyn IdSource> {
         &self.tools.ids
+    }
+
+    /// The mark of the server in this catalog, if it has one.
+    pub(crate) async fn known_mark(&self) -> Result<Option<String>> {
+        self.tools.journal.known_mark().await
     }
 
     /// Plans a backup: every check, every decision, no effect. The id in the plan is a proposal.
@@ -172,10 +217,7 @@ impl Engine {
     /// # Errors
     /// Whatever would stop the backup, before it has started.
     pub async fn plan_backup(&self, control: &mut dyn BackupControl, request: &BackupRequest) -> Result<SessionPlan> {
-        let Tools { catalog, journal, provider, clock, ids, .. } = &self.tools;
-        begin::plan(catalog, journal, provider, clock.as_ref(), ids.as_ref(), control, request)
-            .await
-            .map_err(|error| error.with_operation("plan"))
+        begin::plan(&self.tools, control, self.host(), request).await.map_err(|error| error.with_operation("plan"))
     }
 
     /// Plans a backup, claims its id, and returns the session, which has to be [run](BackupSession::run).
@@ -185,6 +227,7 @@ impl Engine {
     pub async fn backup(&self, mut control: Box<dyn BackupControl>, request: &BackupRequest) -> Result<BackupSession> {
         let plan = self.plan_backup(control.as_mut(), request).await?;
         tracing::info!(volumes = begin::volume_names(&plan.plain_volumes()), "planned");
+        self.catalog().pin_system_id(&plan.facts.system_id, request.new_system_id.as_deref()).await?;
         BackupSession::begin(self.tools.clone(), plan, control).await
     }
 
@@ -219,16 +262,13 @@ impl Engine {
             return Err(error
                 .with_hint("the journal of a session is damaged; gc will not touch any snapshot until it is mended"));
         }
+        let cancel = (!request.dry_run).then(|| request.cancel.clone());
         let mut rescues = Vec::new();
         for state in states {
             if !wanted(&state.plan.backup_id) {
                 continue;
             }
-            let plan = rescue::plan(&self.tools, &state, request.wishes).await?;
-            rescues.push(match request.dry_run {
-                true => Rescue { ended: state.phase, plan, error: None },
-                false => rescue::carry_out(&self.tools, state, plan, request.cancel.clone()).await,
-            });
+            rescues.push(rescue::rescue(&self.tools, state, request.wishes, cancel.clone()).await);
         }
         if rescues.is_empty()
             && let Some(id) = &request.backup_id
@@ -259,70 +299,9 @@ impl Engine {
             ))
             .with_hint("only `recover` can bring it to an end, by undoing it"));
         }
-        let mut driver = Driver::new(self.tools.clone(), state, None, CancelToken::new());
+        let tools = self.tools.for_session(&state.plan).await?;
+        let mut driver = Driver::new(tools, state, None, CancelToken::new());
         driver.adopt().await?;
         Ok(BackupSession::new(driver))
     }
-
-    /// What `gc` would remove: snapshots that bear our mark and belong to nobody, journals of what is gone.
-    ///
-    /// # Errors
-    /// If the catalog or the provider cannot be listed.
-    pub async fn plan_gc(&self, keep_undone: chrono::Duration) -> Result<GcPlan> {
-        // The order matters. A session stores its plan before it creates anything, and keeps it until its backup.info names
-        // its snapshots: whatever is listed first has its owner among what is read afterwards.
-        let (before, _) = self.sessions().await?;
-        let mut volumes: Vec<_> = before.iter().flat_map(|state| state.plan.plain_volumes()).collect();
-        volumes.sort_by(|a, b| a.id.cmp(&b.id));
-        volumes.dedup_by(|a, b| a.id == b.id);
-        let snapshots = match self.tools.journal.known_mark().await? {
-            Some(mark) => self.tools.provider.list(&mark, &volumes).await?,
-            None => Vec::new(),
-        };
-        let (sessions, broken) = self.sessions().await?;
-        let entries = self.tools.catalog.list().await?;
-        let facts = GcFacts {
-            snapshots,
-            unreadable: entries.iter().filter(|entry| is_unreadable(entry)).map(|entry| entry.id.clone()).collect(),
-            catalog: entries.iter().filter_map(token_of).collect(),
-            sessions,
-            unreadable_sessions: broken.into_iter().map(|(id, _)| id).collect(),
-            now: self.tools.clock.now(),
-            keep_undone,
-        };
-        Ok(gc::plan(&facts))
-    }
-
-    /// Removes what a [`GcPlan`] names.
-    ///
-    /// # Errors
-    /// Of the first removal that failed; the rest was tried all the same.
-    pub async fn apply_gc(&self, plan: &GcPlan) -> Result<()> {
-        let mut first = None;
-        for ticket in &plan.orphans {
-            if let Err(error) = self.tools.provider.delete(ticket).await {
-                first.get_or_insert(error.with_context("snapshot", ticket.snapshot.clone()));
-            }
-        }
-        // A journal says where to look for snapshots: while one could not be deleted, all journals stay.
-        if first.is_none() {
-            for id in &plan.journals {
-                if let Err(error) = self.tools.journal.remove(id).await {
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        first.map_or(Ok(()), Err)
-    }
-}
-
-/// True if it cannot be said which snapshots a backup has: also when only our record in it is damaged, or of a later version.
-fn is_unreadable(entry: &CatalogEntry) -> bool {
-    !matches!(entry.info.as_ref().map(crate::model::BackupInfo::engine_record), Ok(Ok(_)))
-}
-
-/// The id of a readable entry and the token its metadata names.
-fn token_of(entry: &CatalogEntry) -> Option<(BackupId, Option<crate::id::Token>)> {
-    let info = entry.info.as_ref().ok()?;
-    Some((entry.id.clone(), info.engine_record().ok().flatten().map(|record| record.token)))
 }

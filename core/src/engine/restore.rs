@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::BackupId;
+use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
 use crate::restore::plan::places_to_look_at;
 use crate::restore::{
-    self, ArchiveFacts, PlanInput, Proof, RecoveryTarget, RestoreEvent, RestorePlan, RestoreRequest, Restored, Tools,
-    VerifyInput, VerifyOptions, WalReader, WalSource,
+    self, ArchiveFacts, DeviceFacts, DeviceWishes, PlanInput, Proof, RecoveryTarget, RestoreEvent, RestorePlan,
+    RestoreRequest, Restored, Tools, VerifyInput, VerifyOptions, WalReader, WalSource,
 };
 use crate::session::CancelToken;
 use crate::wal::WalArchive;
@@ -49,7 +49,11 @@ impl Engine {
         let backup = self.restorable(id).await?;
         let known = matches!(request.wal, WalSource::Catalog { .. }) && !backup.record.wal_external;
         let archive = self.archive_facts(&backup.info, known).await?;
-        let places = places_to_look_at(&backup.info, request)?;
+        let mut places = places_to_look_at(&backup.info, request)?;
+        let devices = self.device_facts(&backup.record, request.devices.as_ref()).await?;
+        if devices.is_some() {
+            places.extend(restore::devices::look_at(&backup.info, &backup.record, request)?);
+        }
         let host = blocking(move || restore::host::look(&places)).await?;
         restore::plan::plan(PlanInput {
             backup_id: id,
@@ -58,6 +62,7 @@ impl Engine {
             request,
             host: &host,
             archive: &archive,
+            devices: devices.as_ref(),
             now: self.clock().now(),
         })
     }
@@ -72,10 +77,10 @@ impl Engine {
         cancel: &CancelToken,
         listener: &RestoreListener,
     ) -> Result<Restored> {
-        self.check_provider(&plan.provider)?;
+        let provider = self.provider_named(&plan.provider).await?;
         let (cancel, listener) = (cancel.clone(), Arc::clone(listener));
         let tools = Tools {
-            provider: self.provider().as_ref(),
+            provider: provider.as_ref(),
             clock: self.clock().as_ref(),
             cancelled: &move || cancel.is_cancelled(),
             progress: &move |event| listener(event),
@@ -96,13 +101,14 @@ impl Engine {
         listener: &RestoreListener,
     ) -> Result<Proof> {
         let backup = self.restorable(id).await?;
-        self.check_provider(&backup.record.provider)?;
+        let provider = self.provider_named(&backup.record.provider).await?;
         let archive = self.archive_facts(&backup.info, !backup.record.wal_external).await?;
         let reader = WalArchive::new(self.catalog());
+        let devices = self.device_facts(&backup.record, options.devices.as_ref()).await?;
         let token = self.ids().token();
         let (cancel, listener) = (cancel.clone(), Arc::clone(listener));
         let tools = Tools {
-            provider: self.provider().as_ref(),
+            provider: provider.as_ref(),
             clock: self.clock().as_ref(),
             cancelled: &move || cancel.is_cancelled(),
             progress: &move |event| listener(event),
@@ -113,6 +119,7 @@ impl Engine {
             info: &backup.info,
             record: &backup.record,
             archive: &archive,
+            devices: devices.as_ref(),
             token: &token,
             wal,
             reader: (!backup.record.wal_external).then_some(&reader as &dyn WalReader),
@@ -148,11 +155,48 @@ impl Engine {
         if info.backup_label.is_none() {
             info.backup_label = self.catalog().read_label(id).await?;
         }
-        let record = info.engine_record()?.ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, format!("backup {id} was not made by this engine"))
-                .with_hint("restore it with the tool that made it")
-        })?;
+        let record = match info.engine_record()? {
+            Some(record) => record,
+            None => self.stock_record(id, &info).await?,
+        };
         Ok(Restorable { info, record })
+    }
+
+    /// What can be said of a backup that a stock tool has made of snapshots: what its metadata name.
+    async fn stock_record(&self, id: &BackupId, info: &BackupInfo) -> Result<EngineRecord> {
+        let Some(stock) = info.snapshots()? else {
+            return Err(Error::new(ErrorKind::Unsupported, format!("backup {id} has no snapshots"))
+                .with_hint("restore it with the tool that made it"));
+        };
+        let name = stock.provider_info.provider();
+        let snapshots = self.provider_named(name).await?.adopt(id, &stock).await?;
+        let token = snapshots.first().map_or_else(|| Token::from_bits(0), |record| record.ticket.token.clone());
+        Ok(EngineRecord { snapshots, ..EngineRecord::new(name, token) })
+    }
+
+    /// What has to be known to restore to devices; `None` for a provider that fills directories.
+    async fn device_facts(&self, record: &EngineRecord, wanted: Option<&DeviceWishes>) -> Result<Option<DeviceFacts>> {
+        let provider = self.provider_named(&record.provider).await?;
+        if provider.capabilities().directory_restore {
+            return match wanted {
+                Some(DeviceWishes { mounted: true, .. }) => Err(Error::invalid(format!(
+                    "the provider {} has no volumes that could be mounted",
+                    provider.name()
+                ))
+                .with_hint("leave out --mounted")),
+                _ => Ok(None),
+            };
+        }
+        let wanted = wanted.cloned().unwrap_or_default();
+        let instance = provider.instance(wanted.instance.as_deref()).await?;
+        // A catalog that only stock tools have written has none, and a restore writes nothing into a catalog.
+        let mark = self.known_mark().await?.unwrap_or_else(|| self.catalog().server().as_str().to_owned());
+        let mut facts = blocking(move || DeviceFacts::here(instance, mark)).await?;
+        if wanted.mounted {
+            let tickets: Vec<_> = record.snapshots.iter().map(|one| one.ticket.clone()).collect();
+            facts.attached = Some(provider.attached_from(&facts.instance, &tickets).await?);
+        }
+        Ok(Some(facts))
     }
 
     /// What the archive has, unless nobody may look because the WAL is another tool's.
@@ -161,16 +205,6 @@ impl Engine {
             true => restore::archive_facts(self.catalog(), info).await,
             false => Ok(ArchiveFacts::default()),
         }
-    }
-
-    fn check_provider(&self, name: &str) -> Result<()> {
-        if self.provider().name() == name {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "the backup has snapshots of {name}, this is the provider {}",
-            self.provider().name()
-        )))
     }
 }
 

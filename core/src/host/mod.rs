@@ -1,5 +1,5 @@
-//! What the engine has to know of the host it runs on: mounts, the real paths of a cluster, and which of them lie on
-//! which volume.
+//! What the engine has to know of the host of a cluster: mounts, block devices, the real paths of the cluster, and which of them
+//! lie on which volume. It is the host that the engine runs on, or another one by its description ([`HostView`]).
 //!
 //! Parsing and deciding ([`MountTable::parse`], [`coverage`]) is pure; looking ([`MountTable::current`],
 //! [`PgPaths::resolve`], [`survey()`]) is kept apart from it. Nothing here changes anything, but for [`nameless`], which makes
@@ -11,8 +11,10 @@ pub mod mounts;
 pub(crate) mod nameless;
 pub mod paths;
 pub mod survey;
+pub mod view;
 
-pub use coverage::{Coverage, Placed, check_nested, cover};
+pub use coverage::{Coverage, Placed, Uncovered, check_nested, cover};
 pub use mounts::{Mount, MountTable};
 pub use paths::{PgPath, PgPaths, PgRole};
 pub use survey::{Survey, survey};
+pub use view::HostView;

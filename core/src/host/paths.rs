@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::devices::HostDescription;
 use crate::error::{Error, Result};
 use crate::model::Tablespace;
 use crate::postgres::ServerFacts;
@@ -68,6 +69,33 @@ impl PgPaths {
 
     /// The same from a data directory and its tablespaces.
     pub fn look_up(data_directory: &Path, tablespaces: &[Tablespace]) -> Result<Self> {
+        Self::look_up_by(data_directory, tablespaces, &|role, named| {
+            named.canonicalize().map_err(|source| {
+                Error::io(&format!("find the {role}"), named, source).with_hint(
+                    "the engine has to run on the host of the server, as its user or as root; for clouds, a description of \
+                     that host will do (--host-description)",
+                )
+            })
+        })
+    }
+
+    /// The same for another host, from its description.
+    ///
+    /// # Errors
+    /// [`Precondition`](crate::ErrorKind::Precondition) for a path that the description knows nothing of.
+    pub fn described(facts: &ServerFacts, host: &HostDescription) -> Result<Self> {
+        Self::look_up_by(&facts.data_directory, &facts.tablespaces, &|_, named| host.real_path(named))
+    }
+
+    fn look_up_by(
+        data_directory: &Path,
+        tablespaces: &[Tablespace],
+        real: &dyn Fn(&PgRole, &Path) -> Result<PathBuf>,
+    ) -> Result<Self> {
+        let place = |role: PgRole, named: PathBuf| {
+            let real = real(&role, &named)?;
+            Ok::<_, Error>(PgPath { role, named, real })
+        };
         let data = place(PgRole::Data, data_directory.to_owned())?;
         let wal = place(PgRole::Wal, data.real.join("pg_wal"))?;
         let mut paths = vec![data, wal];
@@ -105,14 +133,6 @@ impl PgPaths {
     pub fn real(&self) -> Vec<PathBuf> {
         self.paths.iter().map(|path| path.real.clone()).collect()
     }
-}
-
-fn place(role: PgRole, named: PathBuf) -> Result<PgPath> {
-    let real = named.canonicalize().map_err(|source| {
-        Error::io(&format!("find the {role}"), &named, source)
-            .with_hint("the engine has to run on the host of the server, as its user or as root")
-    })?;
-    Ok(PgPath { role, named, real })
 }
 
 #[cfg(test)]

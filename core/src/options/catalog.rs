@@ -125,6 +125,8 @@ pub struct WalArchiveOptions {
     pub compression: Option<Compression>,
     /// `low`, `medium`, `high` or a number.
     pub compression_level: Option<String>,
+    /// The system identifier of the cluster, if it has replaced the one whose archive this was.
+    pub new_system_id: Option<String>,
 }
 
 impl WalArchiveOptions {
@@ -134,6 +136,10 @@ impl WalArchiveOptions {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a level that the compression does not have.
     pub fn archive(&self, engine: &Engine) -> Result<WalArchive> {
         let archive = WalArchive::new(engine.catalog());
+        let archive = match &self.new_system_id {
+            Some(id) => archive.with_new_system_id(id),
+            None => archive,
+        };
         let level = self.compression_level.as_deref().map(str::parse).transpose()?.unwrap_or(Level::default());
         match self.compression {
             Some(compression) => archive.with_compression(compression, level),

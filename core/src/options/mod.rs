@@ -12,6 +12,7 @@ pub use restore::{CatalogAddress, RestoreOptions, VerifyOptions};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use crate::catalog::StoreOptions;
 use crate::catalog::store::{AddressingStyle, AzureCredential};
 use crate::engine::{Engine, EngineBuilder, RecoverRequest};
 use crate::error::{Error, Result};
+use crate::host::devices::HostDescription;
 use crate::postgres::ConnectOptions;
 use crate::provider::local::LocalOptions;
 use crate::provider::options::{AwsOptions, AzureOptions, GcpOptions, ProviderOptions};
@@ -88,9 +90,14 @@ impl EngineOptions {
     /// # Errors
     /// As [`Engine::builder`]; [`Unsupported`](crate::ErrorKind::Unsupported) for a provider that this build does not have.
     pub async fn open(&self, url: &str, server: &str) -> Result<EngineBuilder> {
-        let builder = Engine::builder(url, &self.store(), server).await?;
+        let mut builder = Engine::builder(url, &self.store(), server).await?;
+        if let Some(file) = &self.host_description {
+            builder = builder.host_description(Arc::new(HostDescription::from_file(file)?));
+        }
         let name = self.snapshot_provider.as_deref().unwrap_or("local");
-        Ok(builder.provider(self.providers()?.open(name).await?).patience(self.patience()))
+        let providers = self.providers()?;
+        let provider = providers.open(name).await?;
+        Ok(builder.provider(provider).providers(Arc::new(providers)).patience(self.patience()))
     }
 
     /// The options with which the command line reaches the same store.
@@ -205,6 +212,8 @@ pub struct BackupOptions {
     pub wal_external: bool,
     /// Tags for the snapshots.
     pub tags: BTreeMap<String, String>,
+    /// The system identifier of the cluster, if it has replaced the one whose catalog this was.
+    pub new_system_id: Option<String>,
 }
 
 impl From<BackupOptions> for BackupRequest {
@@ -217,6 +226,7 @@ impl From<BackupOptions> for BackupRequest {
             wal: if options.wal_external { WalPolicy::External } else { WalPolicy::Catalog },
             tags: options.tags,
             group: options.consistency.group(),
+            new_system_id: options.new_system_id,
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect;
 use super::conninfo::{ConnectOptions, ConnectParams, Environment};
-use super::control::{BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+use super::control::{ArchiverState, BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
 use super::errors::{self, Loss};
 use super::statements::{self, Rows};
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -188,6 +188,11 @@ impl BackupControl for PostgresControl {
         let in_recovery = self.in_recovery().await?;
         let rows = self.rows(statements::privileges(self.version, in_recovery)).await?;
         statements::read_privileges(self.version, in_recovery, &rows)
+    }
+
+    async fn archiver(&mut self) -> Result<Option<ArchiverState>> {
+        let rows = self.rows(statements::archiver()).await?;
+        statements::read_archiver(&rows).map(Some)
     }
 
     async fn start(&mut self, request: &StartRequest) -> Result<StartedBackup> {

@@ -54,6 +54,17 @@ pub struct ServerFacts {
     pub now: DateTime<FixedOffset>,
 }
 
+/// What the archiver of a server has done so far: `pg_stat_archiver`. Counters may have been reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArchiverState {
+    /// The file that was archived last, and when.
+    pub last_archived: Option<(String, DateTime<FixedOffset>)>,
+    /// The file that failed last, and when.
+    pub last_failed: Option<(String, DateTime<FixedOffset>)>,
+    /// How many attempts have failed.
+    pub failed_count: u64,
+}
+
 /// How to start a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRequest {
@@ -108,6 +119,11 @@ pub trait BackupControl: Send + fmt::Debug {
 
     /// Says which privileges are missing for a backup, with the GRANT that would give each.
     async fn check_privileges(&mut self) -> Result<()>;
+
+    /// What the archiver has done; `None` where that is not known.
+    async fn archiver(&mut self) -> Result<Option<ArchiverState>> {
+        Ok(None)
+    }
 
     /// Starts backup mode.
     async fn start(&mut self, request: &StartRequest) -> Result<StartedBackup>;

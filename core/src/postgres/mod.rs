@@ -14,4 +14,4 @@ pub mod tls;
 
 pub use client::PostgresControl;
 pub use conninfo::{ConnectOptions, ConnectParams, Environment};
-pub use control::{BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+pub use control::{ArchiverState, BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};

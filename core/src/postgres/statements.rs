@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::control::{ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+use super::control::{ArchiverState, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lsn, SegmentSize, Tablespace, Timeline};
 
@@ -66,6 +66,14 @@ pub(super) fn identity() -> String {
     format!(
         "SELECT (SELECT system_identifier FROM pg_control_system())::text, pg_is_in_recovery(), \
          to_char(clock_timestamp(), {ISO})"
+    )
+}
+
+/// What the archiver has done. Everybody may read the view.
+pub(super) fn archiver() -> String {
+    format!(
+        "SELECT last_archived_wal, to_char(last_archived_time, {ISO}), last_failed_wal, to_char(last_failed_time, {ISO}), \
+         failed_count::text FROM pg_stat_archiver"
     )
 }
 
@@ -250,6 +258,16 @@ pub(super) fn read_facts(
 
 fn read_tablespace(row: &[Option<String>]) -> Result<Tablespace> {
     Ok(Tablespace { name: text(row, 0)?.to_owned(), oid: number(text(row, 1)?)?, location: text(row, 2)?.to_owned() })
+}
+
+/// Reads the answer to [`archiver`].
+pub(super) fn read_archiver(rows: &Rows) -> Result<ArchiverState> {
+    let row = one(rows, 5)?;
+    let event = |at: usize| match (&row[at], &row[at + 1]) {
+        (Some(file), Some(time)) => Ok::<_, Error>(Some((file.clone(), moment(time)?))),
+        _ => Ok(None),
+    };
+    Ok(ArchiverState { last_archived: event(0)?, last_failed: event(2)?, failed_count: number(text(row, 4)?)? })
 }
 
 /// Reads the answer to [`start`].

@@ -26,6 +26,8 @@ pub mod gcp;
 pub mod local;
 pub mod names;
 pub mod options;
+pub mod pool;
+pub mod preflight;
 pub mod registry;
 mod volume;
 
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use self::preflight::{Finding, Findings, Preflight};
 pub use self::volume::{FileSystem, RestoredVolume, Volume, VolumeSelection, VolumeSnapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
@@ -221,6 +224,32 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// Gets all requests that the session will make, as some limits count for all of them together. Changes nothing.
     async fn check_requests(&self, requests: &[CreateRequest]) -> Result<()>;
 
+    /// For `check`: looks at the instance and at the volumes meant by `selection` as [`instance`](Self::instance) and
+    /// [`volumes`](Self::volumes) do, and tells each thing that it looked at in a line of its own, with what to do about those
+    /// that are wrong. Goes on after a failure as far as it makes sense. Changes nothing.
+    async fn preflight(&self, instance: Option<&str>, selection: &VolumeSelection) -> Preflight {
+        let mut findings = Findings::default();
+        let found = self.instance(instance).await;
+        let instance = findings.take("instance", found, |instance| instance.name.clone());
+        let volumes = match &instance {
+            Some(instance) => {
+                let found = self.volumes(instance, selection).await;
+                findings.take("volumes", found, |volumes| preflight::describe(volumes))
+            }
+            None => None,
+        };
+        Preflight { findings, instance, volumes }
+    }
+
+    /// For `check`: the same as [`check_requests`](Self::check_requests), a line for each thing looked at: names, tags,
+    /// permissions, limits. Changes nothing.
+    async fn preflight_requests(&self, requests: &[CreateRequest]) -> Findings {
+        let mut findings = Findings::default();
+        findings
+            .take("snapshots possible", self.check_requests(requests).await, |()| "names, space, permissions".into());
+        findings
+    }
+
     /// Starts the snapshots of `request`; one ticket per volume, in the same order.
     async fn create(&self, request: &CreateRequest) -> Result<Vec<Ticket>>;
 
@@ -286,8 +315,19 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// Deletes a volume that `create_volume` made. Gone already is success.
     async fn delete_volume(&self, volume: &RestoredVolume) -> Result<()>;
 
+    /// For each of `tickets`, in the same order, the volume that was made of that snapshot and is attached to `instance` now,
+    /// if there is one; with its file systems as [`volumes`](Self::volumes) gives them, empty if none is mounted. A volume
+    /// made of a copy of the snapshot counts where the provider can tell. For a restore to volumes that the user has attached.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for providers with [`Capabilities::directory_restore`].
+    async fn attached_from(&self, _instance: &Instance, _tickets: &[Ticket]) -> Result<Vec<Option<Volume>>> {
+        let message = format!("{} cannot say of which snapshots the attached volumes were made", self.name());
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+
     /// The volumes that `create_volume` made for this mark and that are attached to nothing: what a restore that was killed
-    /// has left.
+    /// has left. Each has its token among its [attributes](RestoredVolume::TOKEN).
     async fn list_volumes(&self, _mark: &str) -> Result<Vec<RestoredVolume>> {
         Ok(Vec::new())
     }

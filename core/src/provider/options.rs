@@ -86,4 +86,6 @@ pub struct AzureOptions {
     pub disk_encryption_set: Option<String>,
     /// Region to copy the snapshots to when they are complete.
     pub copy_to: Option<String>,
+    /// Seconds that one call of the Resource Manager may take; 30 if not given.
+    pub call_timeout_s: Option<u32>,
 }

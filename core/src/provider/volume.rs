@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::host::devices::DeviceHint;
+use crate::id::Token;
 
 /// Which volumes of an instance are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,4 +89,15 @@ pub struct RestoredVolume {
     pub attributes: BTreeMap<String, String>,
     /// Bytes that were copied, where the provider tells.
     pub bytes_copied: Option<u64>,
+}
+
+impl RestoredVolume {
+    /// The attribute with the token of the restore that the volume was made for. A provider that restores to devices gives
+    /// it in all that it returns, so that a volume whose `create_volume` got no reply can be found and told from others.
+    pub const TOKEN: &'static str = "token";
+
+    /// True if it was made for the restore with this token.
+    pub fn carries(&self, token: &Token) -> bool {
+        self.attributes.get(Self::TOKEN).is_some_and(|found| found == token.as_str())
+    }
 }

@@ -45,6 +45,9 @@ pub struct Place {
     pub system_id: Option<String>,
     /// The process that runs on this data directory, from `postmaster.pid`, if it lives.
     pub running: Option<u32>,
+    /// That process, if it works in this very directory, as a postmaster does. A volume made of a snapshot has the
+    /// `postmaster.pid` of the original, whose process may live, or whose number another program has.
+    pub served_by: Option<u32>,
     /// Where the links in `pg_tblspc` lead, if it is a data directory.
     pub tablespaces: BTreeMap<u32, PathBuf>,
 }
@@ -101,6 +104,7 @@ fn look_at(path: &Path) -> Result<Place> {
         place.major = String::from_utf8_lossy(&text).trim().split('.').next().and_then(|major| major.parse().ok());
         place.system_id = read_if_there(&path.join("global/pg_control"))?.as_deref().and_then(system_id);
         place.running = running(path)?;
+        place.served_by = place.running.filter(|process| works_in(*process, &meta));
         place.tablespaces = links(&path.join("pg_tblspc"))?;
     }
     Ok(place)
@@ -139,6 +143,14 @@ pub(super) fn running(pgdata: &Path) -> Result<Option<u32>> {
     let text = String::from_utf8_lossy(&text);
     let number = text.lines().next().and_then(|line| line.trim().trim_start_matches('-').parse::<u32>().ok());
     Ok(number.filter(|number| Path::new("/proc").join(number.to_string()).exists()))
+}
+
+/// Whether the directory is the working directory of a process; when that cannot be seen, it is.
+fn works_in(process: u32, directory: &fs::Metadata) -> bool {
+    match fs::metadata(format!("/proc/{process}/cwd")) {
+        Ok(cwd) => (cwd.dev(), cwd.ino()) == (directory.dev(), directory.ino()),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
 fn links(directory: &Path) -> Result<BTreeMap<u32, PathBuf>> {
@@ -198,6 +210,8 @@ mod tests {
         assert_eq!(place.major, Some(15));
         assert_eq!(place.system_id.as_deref(), Some("7710505904199992481"));
         assert_eq!(place.running, Some(std::process::id()));
+        assert_eq!(place.served_by, None, "this process works elsewhere");
+        assert!(works_in(std::process::id(), &fs::metadata(".").unwrap()));
         assert_eq!(place.tablespaces[&16384], Path::new("/srv/ts1"));
     }
 }

@@ -3,13 +3,15 @@
 //! # The story
 //! [`target`] says how far to recover and which backup suits. [`host`] looks at the places that will be written. [`plan`]
 //! decides everything, or refuses in one line, before anything is done. [`mod@provision`] carries the plan out with the
-//! provider of the snapshots, and undoes what it did when something fails; [`pgdata`] has its effects on the disk.
+//! provider of the snapshots, and undoes what it did when something fails; [`devices`] does so where snapshots become disks
+//! of a cloud and not directories; [`pgdata`] has its effects on the disk.
 //! [`mod@verify`] restores to a throw-away place, starts what was restored ([`server`]), and records what that proved.
 //!
 //! # The invariant
 //! The original is only ever read: no step writes to its directories, its tablespaces or its archive.
 
 mod archive_facts;
+pub mod devices;
 pub mod host;
 pub mod pgdata;
 pub mod pieces;
@@ -27,9 +29,10 @@ pub mod verify;
 mod workplace;
 
 pub use archive_facts::{ancestry, archive_facts, store_proof};
+pub use devices::{DeviceFacts, DevicePlan, MountedFileSystem};
 pub use host::HostFacts;
 pub use pieces::Piece;
-pub use plan::{ArchiveFacts, Owner, PlanInput, RestorePlan, RestoreRequest};
+pub use plan::{ArchiveFacts, DeviceWishes, Owner, PlanInput, RestorePlan, RestoreRequest};
 pub use proof::{Proof, SqlCheck};
 pub use provision::{RestoreEvent, Restored, Tools, provision};
 pub use settings::WalSource;

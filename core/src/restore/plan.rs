@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::devices::{self, DeviceFacts, DevicePlan};
 use super::host::HostFacts;
 use super::pieces::{Piece, cut_pieces};
 use super::refusals;
@@ -33,6 +34,16 @@ pub struct Owner {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+}
+
+/// What the user wants of volumes; for a provider that restores to devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceWishes {
+    /// The instance that volumes are attached to; it has to be this host. `None`: found out.
+    pub instance: Option<String>,
+    /// The volumes have been made, attached and mounted by the user.
+    pub mounted: bool,
 }
 
 /// What the user wants.
@@ -58,6 +69,8 @@ pub struct RestoreRequest {
     pub with_config: bool,
     /// Who shall own all files; only root may ask for it. Otherwise owners stay as they are in the snapshot.
     pub owner: Option<Owner>,
+    /// For a provider that restores to devices: which instance, and whether the user has mounted the volumes.
+    pub devices: Option<DeviceWishes>,
     /// The token of this restore: volumes made for it carry it, and it makes the names of directories set aside unique.
     pub token: Token,
 }
@@ -76,6 +89,7 @@ impl RestoreRequest {
             fresh_settings: false,
             with_config: false,
             owner: None,
+            devices: None,
             token,
         }
     }
@@ -106,6 +120,8 @@ pub struct PlanInput<'a> {
     pub host: &'a HostFacts,
     /// What is in the archive.
     pub archive: &'a ArchiveFacts,
+    /// What is known of the instance, for a provider that restores to devices; `None` for one that fills directories.
+    pub devices: Option<&'a DeviceFacts>,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -147,6 +163,9 @@ pub struct RestorePlan {
     pub set_aside: Vec<SetAside>,
     /// What is taken from which snapshot, and where it goes.
     pub pieces: Vec<Piece>,
+    /// Instead of pieces: the volumes that are made of snapshots, and where they are mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DevicePlan>,
     /// Directories in the target that exist and are empty afterwards. A link is replaced by a directory of its own.
     pub empty: Vec<String>,
     /// Directories in the target that are emptied if they exist.
@@ -208,19 +227,29 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
 
     let major = info.version.map_or(0, |version| version / 10_000);
     let settings = settings(request)?;
+    let mut warnings = warnings(&input, &pgdata, &target, &placed);
+    let (pieces, devices) = match input.devices {
+        None => (cut_pieces(record, host, &pgdata, &target, &placed)?, None),
+        Some(facts) => {
+            let (devices, said) = devices::layout::plan(&input, facts, &pgdata, &target, &placed)?;
+            warnings.extend(said);
+            (Vec::new(), Some(devices))
+        }
+    };
     Ok(RestorePlan {
         backup_id: backup_id.clone(),
         provider: record.provider.clone(),
         token: request.token.clone(),
         set_aside: set_aside(&input, &target, &placed),
-        pieces: cut_pieces(record, host, &pgdata, &target, &placed)?,
+        pieces,
+        devices,
         empty: unwanted::EMPTIED.map(str::to_owned).into(),
         empty_if_there: unwanted::LOGS.map(str::to_owned).into(),
         make: directories_to_make(major),
         remove: unwanted::REMOVED.map(str::to_owned).into(),
         write: files(&input, &placed)?,
         write_if_missing: config_files(&input, &target),
-        warnings: warnings(&input, &pgdata, &target, &placed),
+        warnings,
         tablespaces: placed,
         settings,
         fresh_settings: request.fresh_settings,

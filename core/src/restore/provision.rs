@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::devices::carry_out::{self, Devices};
 use super::pgdata::{self, Prepared, remove_any, sync_directory};
 use super::pieces::{Piece, waves};
 use super::plan::{RestorePlan, SetAside};
@@ -70,6 +71,28 @@ pub enum RestoreEvent {
         /// Bytes that were copied, where the provider tells.
         bytes_copied: Option<u64>,
     },
+    /// A volume is being made of a snapshot.
+    Creating {
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// A volume is there.
+    Created {
+        /// The volume.
+        volume: String,
+    },
+    /// A volume is attached.
+    Attached {
+        /// The volume.
+        volume: String,
+    },
+    /// A file system is mounted.
+    Mounted {
+        /// What it is on.
+        device: PathBuf,
+        /// Where it is.
+        mount_point: PathBuf,
+    },
     /// The data directory is complete.
     Prepared,
     /// A step of a verification begins.
@@ -88,6 +111,9 @@ pub struct Restored {
     pub set_aside: Vec<SetAside>,
     /// What was made of the snapshots, in the order of the plan.
     pub volumes: Vec<RestoredVolume>,
+    /// What was mounted of them, for a provider that restores to devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Devices>,
     /// Bytes that were copied, if the provider tells for every piece.
     pub bytes_copied: Option<u64>,
     /// What was done inside the data directory.
@@ -98,12 +124,12 @@ pub struct Restored {
 
 /// Carries out `plan`. See the [module documentation](self).
 pub async fn provision(plan: &RestorePlan, tools: Tools<'_>) -> Result<Restored> {
+    if let Some(devices) = &plan.devices {
+        return carry_out::provision(plan, devices, tools).await;
+    }
     if !tools.provider.capabilities().directory_restore {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("the provider {} cannot restore into a directory", tools.provider.name()),
-        )
-        .with_hint("attach and mount a volume made of the snapshot first"));
+        let message = format!("the plan is for directories, and the provider {} has devices", tools.provider.name());
+        return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let started = tools.clock.monotonic();
     let mut made = Made::default();
@@ -113,6 +139,7 @@ pub async fn provision(plan: &RestorePlan, tools: Tools<'_>) -> Result<Restored>
             Ok(Restored {
                 target: plan.target.clone(),
                 set_aside: plan.set_aside.clone(),
+                devices: None,
                 bytes_copied: copied.sum(),
                 volumes: made.volumes,
                 prepared,
@@ -131,7 +158,10 @@ pub(super) fn millis(duration: Duration) -> u64 {
 #[derive(Debug, Default)]
 struct Made {
     volumes: Vec<RestoredVolume>,
-    /// Directories that were not there before, parents first.
+    /// Directories above the destinations that were not there before, the upper ones first. Others may have put something
+    /// there since.
+    parents: Vec<PathBuf>,
+    /// Destinations that were not there before.
     directories: Vec<PathBuf>,
     /// Directories that were there, empty.
     filled: Vec<PathBuf>,
@@ -217,7 +247,9 @@ fn make_room(destination: &Path, made: &mut Made) -> Result<Room> {
         destination.ancestors().skip(1).take_while(|path| fs::symlink_metadata(path).is_err()).collect();
     for parent in missing.into_iter().rev() {
         match fs::create_dir(parent) {
-            Ok(()) => made.directories.push(parent.to_owned()),
+            Ok(()) => made.parents.push(parent.to_owned()),
+            // Somebody was faster: then it is theirs.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io("make the directory", parent, error)),
         }
     }
@@ -257,6 +289,12 @@ async fn undo(error: Error, provider: &dyn SnapshotProvider, made: &Made) -> Err
         if let Err(failure) = remove_any(directory) {
             tracing::warn!(directory = %directory.display(), error = failure.chain(), "cannot remove");
             left.push(directory.display().to_string());
+        }
+    }
+    for parent in made.parents.iter().rev() {
+        // Only as long as it is empty: what is in it now is not of this restore.
+        if let Err(failure) = fs::remove_dir(parent) {
+            tracing::info!(directory = %parent.display(), %failure, "stays");
         }
     }
     for directory in &made.filled {

@@ -147,6 +147,17 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
             .with_hint("restore as that user, or as root"));
     }
     let place = host.at(target);
+    if let Some(devices) = input.devices {
+        if request.in_place {
+            return Err(Error::invalid("a restore in place is for directories; here new volumes are mounted")
+                .with_hint(
+                    "stop the server, unmount the old volumes, and restore to the same directory without --in-place",
+                ));
+        }
+        if devices.attached.is_some() {
+            return mounted(input, target, &place);
+        }
+    }
     match (place.kind, request.in_place) {
         (PlaceKind::Other, _) => {
             return Err(Error::precondition(format!("the target {} is not a directory", target.display())));
@@ -161,6 +172,20 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
     placed.iter().filter(|one| !one.inside).try_for_each(|one| tablespace(input, target, &place, one))
 }
 
+/// What the user has mounted must be the data directory of the backup, and no server may run on it.
+fn mounted(input: &PlanInput<'_>, target: &Path, place: &Place) -> Result<()> {
+    let at = target.display();
+    let major = input.info.version.map_or(0, |version| version / 10_000);
+    match (place.major, place.system_id.as_deref()) {
+        (Some(found), Some(_)) if found != major => Err(Error::precondition(format!(
+            "{at} is a data directory of PostgreSQL {found}, the backup is of PostgreSQL {major}"
+        ))),
+        (Some(_), Some(found)) => same_cluster(input, target, found, place.served_by),
+        _ => Err(Error::precondition(format!("{at} is not a PostgreSQL data directory"))
+            .with_hint("with --mounted it is where the restored volume is mounted, or a directory on it")),
+    }
+}
+
 /// What stands at the target must be this very cluster, stopped, and movable.
 fn in_place(input: &PlanInput<'_>, target: &Path, place: &Place) -> Result<()> {
     let at = target.display();
@@ -170,19 +195,7 @@ fn in_place(input: &PlanInput<'_>, target: &Path, place: &Place) -> Result<()> {
         ))
         .with_hint("name a new or empty directory"));
     };
-    if let Some(pid) = place.running {
-        return Err(Error::precondition(format!("a server is running on {at} (process {pid})"))
-            .with_hint("stop it first, or remove postmaster.pid if that process is something else"));
-    }
-    match input.info.systemid.as_deref() {
-        Some(wanted) if wanted != found => {
-            return Err(Error::precondition(format!(
-                "{at} is the data directory of another cluster: system identifier {found}, the backup has {wanted}"
-            )));
-        }
-        Some(_) => {}
-        None => return Err(Error::corrupt("the backup does not say of which cluster it is, so it cannot replace one")),
-    }
+    same_cluster(input, target, found, place.running)?;
     let holds =
         |path: &Path| path.starts_with(target) || place.real.as_ref().is_some_and(|real| path.starts_with(real));
     if let Some(record) = input.record.snapshots.iter().find(|one| holds(Path::new(&one.ticket.snapshot))) {
@@ -190,6 +203,22 @@ fn in_place(input: &PlanInput<'_>, target: &Path, place: &Place) -> Result<()> {
             .with_hint("restore to another directory, then exchange the two"));
     }
     movable(target, place)
+}
+
+/// The cluster of the backup, stopped.
+fn same_cluster(input: &PlanInput<'_>, target: &Path, found: &str, running: Option<u32>) -> Result<()> {
+    let at = target.display();
+    if let Some(pid) = running {
+        return Err(Error::precondition(format!("a server is running on {at} (process {pid})"))
+            .with_hint("stop it first, or remove postmaster.pid if that process is something else"));
+    }
+    match input.info.systemid.as_deref() {
+        Some(wanted) if wanted != found => Err(Error::precondition(format!(
+            "{at} is the data directory of another cluster: system identifier {found}, the backup has {wanted}"
+        ))),
+        Some(_) => Ok(()),
+        None => Err(Error::corrupt("the backup does not say of which cluster it is, so it cannot replace one")),
+    }
 }
 
 fn movable(path: &Path, place: &Place) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::devices::DevicePlan;
 use super::plan::RestorePlan;
 
 impl fmt::Display for RestorePlan {
@@ -18,6 +19,9 @@ impl fmt::Display for RestorePlan {
             };
             let method = &piece.ticket.method;
             writeln!(f, "  {method:<8} {} ({part}) -> {}", piece.ticket.name, piece.destination.display())?;
+        }
+        if let Some(devices) = &self.devices {
+            show_devices(f, devices)?;
         }
         writeln!(
             f,
@@ -42,4 +46,25 @@ impl fmt::Display for RestorePlan {
         }
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
+}
+
+fn show_devices(f: &mut fmt::Formatter<'_>, devices: &DevicePlan) -> fmt::Result {
+    for volume in &devices.volumes {
+        let ticket = &volume.ticket;
+        match &volume.attached {
+            Some(attached) => writeln!(f, "  use      the volume {attached}, made of {}", ticket.name)?,
+            None => writeln!(
+                f,
+                "  create   a volume of {} ({}), attach to {}",
+                ticket.name, ticket.snapshot, devices.instance.name
+            )?,
+        }
+    }
+    for mount in &devices.mounts {
+        let of = &devices.volumes[mount.volume].ticket.name;
+        let part = if mount.part.is_empty() { String::new() } else { format!(" partition {}", mount.part) };
+        let options = if mount.options.is_empty() { "defaults" } else { &mount.options };
+        writeln!(f, "  mount    {of}{part} at {} ({options})", mount.mount_point.display())?;
+    }
+    Ok(())
 }

@@ -8,7 +8,9 @@
 //! # The invariant
 //! The original is not touched. The tablespaces go to the throw-away place as well, the server is [private](super::server),
 //! and everything is removed afterwards, on success, failure and cancellation. (When the whole process is killed, what is
-//! left is directories named `barman-snap-verify-*`.)
+//! left is directories named `barman-snap-verify-*`.) Of a provider that restores to devices, new volumes are mounted in
+//! the throw-away place, and unmounted, detached and deleted before it is removed; when the process is killed, or the
+//! future is dropped, they stay attached.
 //!
 //! # Errors
 //! An `Err` means that nothing could be proven either way: a bad request, no programs of that version, no place, or
@@ -20,11 +22,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::devices::{DeviceFacts, carry_out, look_at, throw_away};
 use super::host::look;
 use super::pgdata::remove_any;
-use super::plan::{ArchiveFacts, Owner, PlanInput, RestorePlan, RestoreRequest, places_to_look_at, plan};
+use super::plan::{ArchiveFacts, DeviceWishes, Owner, PlanInput, RestorePlan, RestoreRequest, places_to_look_at, plan};
 use super::proof::{Check, Outcome, PROOF_VERSION, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
-use super::provision::{RestoreEvent, Tools, millis, provision};
+use super::provision::{RestoreEvent, Restored, Tools, millis, provision};
 use super::server::{Binaries, PrivateServer, ServerSpec, check_checksums};
 use super::settings::{Setting, WalSource, shell_quoted};
 use super::tablespaces::TablespaceMapping;
@@ -65,6 +68,8 @@ pub struct VerifyOptions {
     pub amcheck: bool,
     /// Run `pg_checksums`.
     pub checksums: bool,
+    /// For a provider that restores to devices: which instance.
+    pub devices: Option<DeviceWishes>,
     /// As whom the server runs when we are root and the snapshot's files belong to root.
     pub owner: Option<Owner>,
 }
@@ -81,6 +86,7 @@ impl Default for VerifyOptions {
             recovery_limit: Duration::from_secs(3600),
             amcheck: true,
             checksums: true,
+            devices: None,
             owner: None,
         }
     }
@@ -107,6 +113,8 @@ pub struct VerifyInput<'a> {
     pub record: &'a EngineRecord,
     /// What is in the archive.
     pub archive: &'a ArchiveFacts,
+    /// What is known of the instance, as in [`PlanInput::devices`].
+    pub devices: Option<&'a DeviceFacts>,
     /// A token for this verification.
     pub token: &'a Token,
     /// Where the throw-away server gets its WAL from.
@@ -136,7 +144,10 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
 
     let mut work = Workplace::new(input.info, input.options.work_dir.as_deref(), input.token);
     let pgdata = input.info.pgdata.clone().unwrap_or_default();
-    let home = work.near(input.record, Path::new(&pgdata))?;
+    let home = match input.devices {
+        Some(_) => work.anywhere()?,
+        None => work.near(input.record, Path::new(&pgdata))?,
+    };
     let wal = wal_source(&input, &home);
     let request = request(&input, &mut work, &home, wal)?;
     let plan = make_plan(&input, &request, tools)?;
@@ -158,15 +169,30 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
         sql: Vec::new(),
         log: Vec::new(),
     };
-    let worked = Run { input, tools, binaries, plan, home, proof: &mut proof }.run().await;
+    let mut restored = None;
+    let worked = Run { input, tools, binaries, plan, home, proof: &mut proof, restored: &mut restored }.run().await;
+    let taken_back = take_back(restored, input.token, tools).await;
     // A directory that cannot be removed fills somebody's disk: that is an error even when all checks passed.
     let cleaned = work.clean();
     worked?;
+    taken_back?;
     cleaned?;
     proof.passed = proof.checks.iter().all(|check| check.outcome != Outcome::Failed);
     proof.finished_at = tools.clock.now();
     proof.duration_ms = millis(tools.clock.monotonic().saturating_sub(started));
     Ok(proof)
+}
+
+/// Unmounts, detaches and deletes the volumes of a throw-away restore.
+async fn take_back(restored: Option<Restored>, token: &Token, tools: Tools<'_>) -> Result<()> {
+    let Some(Restored { volumes, devices: Some(devices), .. }) = restored else { return Ok(()) };
+    match carry_out::take_back(&volumes, &devices, token, tools).await.as_slice() {
+        [] => Ok(()),
+        left => {
+            Err(Error::precondition(format!("the verification could not take everything back: {}", left.join("; ")))
+                .with_hint("unmount, detach and delete it by hand"))
+        }
+    }
 }
 
 /// True if the segments of the backup are fetched by this process.
@@ -183,12 +209,10 @@ fn wal_source(input: &VerifyInput<'_>, home: &Path) -> WalSource {
 }
 
 fn request(input: &VerifyInput<'_>, work: &mut Workplace, home: &Path, wal: WalSource) -> Result<RestoreRequest> {
-    let pgdata = input.info.pgdata.clone().unwrap_or_default();
     let mut request = RestoreRequest::new(home.join("data"), wal, input.token.clone());
-    for one in input.info.tablespaces.iter().flatten().filter(|one| !Path::new(&one.location).starts_with(&pgdata)) {
-        let place = work.near(input.record, Path::new(&one.location))?;
-        let to = place.join(format!("tablespace-{}", one.oid));
-        request.tablespaces.push(TablespaceMapping { from: one.name.clone(), to });
+    match input.devices {
+        Some(_) => (request.target, request.tablespaces) = throw_away(input.info, input.record, home)?,
+        None => request.tablespaces = tablespaces_beside(input, work)?,
     }
     request.recovery = match input.options.depth {
         // The timeline of the backup: a later one may have branched off before the backup, and would be an error.
@@ -205,8 +229,23 @@ fn request(input: &VerifyInput<'_>, work: &mut Workplace, home: &Path, wal: WalS
     Ok(request)
 }
 
+/// Each tablespace in a throw-away place on its own file system.
+fn tablespaces_beside(input: &VerifyInput<'_>, work: &mut Workplace) -> Result<Vec<TablespaceMapping>> {
+    let pgdata = input.info.pgdata.clone().unwrap_or_default();
+    let outside = input.info.tablespaces.iter().flatten().filter(|one| !Path::new(&one.location).starts_with(&pgdata));
+    let beside = outside.map(|one| {
+        let place = work.near(input.record, Path::new(&one.location))?;
+        Ok(TablespaceMapping { from: one.name.clone(), to: place.join(format!("tablespace-{}", one.oid)) })
+    });
+    beside.collect()
+}
+
 fn make_plan(input: &VerifyInput<'_>, request: &RestoreRequest, tools: Tools<'_>) -> Result<RestorePlan> {
-    let host = look(&places_to_look_at(input.info, request)?)?;
+    let mut places = places_to_look_at(input.info, request)?;
+    if input.devices.is_some() {
+        places.extend(look_at(input.info, input.record, request)?);
+    }
+    let host = look(&places)?;
     plan(PlanInput {
         backup_id: input.backup_id,
         info: input.info,
@@ -214,6 +253,7 @@ fn make_plan(input: &VerifyInput<'_>, request: &RestoreRequest, tools: Tools<'_>
         request,
         host: &host,
         archive: input.archive,
+        devices: input.devices,
         now: tools.clock.now(),
     })
 }
@@ -226,6 +266,7 @@ struct Run<'a> {
     plan: RestorePlan,
     home: PathBuf,
     proof: &'a mut Proof,
+    restored: &'a mut Option<Restored>,
 }
 
 /// What a check has to say, or that it is not made.
@@ -266,7 +307,9 @@ impl Run<'_> {
         }
         let restored = provision(&self.plan, self.tools).await?;
         self.proof.bytes_copied = restored.bytes_copied;
-        Ok(Verdict::Good(format!("{} pieces, {} files removed", restored.volumes.len(), restored.prepared.removed)))
+        let said = format!("{} pieces, {} files removed", restored.volumes.len(), restored.prepared.removed);
+        *self.restored = Some(restored);
+        Ok(Verdict::Good(said))
     }
 
     /// The segments of the backup, and the history of its timeline if it has one.

@@ -12,6 +12,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 use super::pgdata::remove_any;
 use super::tablespaces::normal;
 use crate::error::{Error, Result};
+use crate::host::MountTable;
 use crate::id::Token;
 use crate::model::{BackupInfo, EngineRecord};
 
@@ -48,6 +49,18 @@ impl Workplace {
             Some(given) => vec![given.clone()],
             None => candidates(record, original),
         };
+        self.make(&candidates)
+    }
+
+    /// The directory of ours for mount points, wherever the user wants it: it gets no content but the WAL of the backup.
+    ///
+    /// # Errors
+    /// As [`near`](Self::near).
+    pub(super) fn anywhere(&mut self) -> Result<PathBuf> {
+        self.make(&[self.given.clone().unwrap_or_else(std::env::temp_dir)])
+    }
+
+    fn make(&mut self, candidates: &[PathBuf]) -> Result<PathBuf> {
         let usable = candidates.iter().find(|place| self.usable(place)).ok_or_else(|| {
             let tried: Vec<_> = candidates.iter().map(|place| place.display().to_string()).collect();
             Error::precondition(format!("no place for a verification: {} cannot be used", tried.join(", ")))
@@ -71,6 +84,10 @@ impl Workplace {
     /// Removes everything, and says what could not be removed.
     pub(super) fn clean(&mut self) -> Result<()> {
         while let Some(directory) = self.directories.last() {
+            if let Some(mounted) = mounted_below(directory)?.first() {
+                return Err(Error::precondition(format!("{} is still mounted", mounted.display()))
+                    .with_hint("unmount it, and remove the directory above it"));
+            }
             remove_any(directory)?;
             self.directories.pop();
         }
@@ -81,11 +98,26 @@ impl Workplace {
 impl Drop for Workplace {
     fn drop(&mut self) {
         for directory in &self.directories {
+            // Nothing is removed through a mount. The volume itself stays, for nobody is left to ask its cloud.
+            for mounted in mounted_below(directory).unwrap_or_default().iter().rev() {
+                tracing::warn!(mount_point = %mounted.display(), "a volume of a verification that was dropped stays attached");
+                let _ = rustix::mount::unmount(mounted, rustix::mount::UnmountFlags::DETACH);
+            }
+            if !mounted_below(directory).is_ok_and(|left| left.is_empty()) {
+                continue;
+            }
             if let Err(error) = remove_stubbornly(directory) {
                 tracing::warn!(directory = %directory.display(), error = error.chain(), "cannot remove");
             }
         }
     }
+}
+
+/// What is mounted below a directory, outer mount points first.
+fn mounted_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let real = super::host::real_path(directory)?;
+    let table = MountTable::current()?;
+    Ok(table.below(&real).into_iter().map(|mount| mount.mount_point.clone()).collect())
 }
 
 /// Removes a directory into which a copy, told to stop a moment ago, may still put a last file.

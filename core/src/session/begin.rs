@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::driver::Tools;
 use super::journal::{Entry, Journal, Record};
@@ -14,8 +13,8 @@ use super::state::SessionState;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{MountTable, PgPaths, PgRole, cover};
-use crate::id::{BackupId, IdSource};
+use crate::host::{HostView, PgRole, cover};
+use crate::id::BackupId;
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{SnapshotProvider, Volume, VolumeSelection, VolumeSnapshot};
 
@@ -36,6 +35,8 @@ pub struct BackupRequest {
     pub tags: BTreeMap<String, String>,
     /// One group call or one call per volume; `None`: a group call where the provider has one.
     pub group: Option<bool>,
+    /// The system identifier of the cluster, if it has replaced the one whose catalog this was.
+    pub new_system_id: Option<String>,
 }
 
 /// How far the clocks of hosts that share a catalog may differ before a backup in the future is taken for a clock that
@@ -47,28 +48,28 @@ const ID_ATTEMPTS: usize = 120;
 
 /// Makes the plan. Its id is only a proposal until [`claim`].
 pub(crate) async fn plan(
-    catalog: &Catalog,
-    journal: &Journal,
-    provider: &Arc<dyn SnapshotProvider>,
-    clock: &dyn Clock,
-    ids: &dyn IdSource,
+    tools: &Tools,
     control: &mut dyn BackupControl,
+    host: HostView<'_>,
     request: &BackupRequest,
 ) -> Result<SessionPlan> {
+    let Tools { catalog, journal, provider, clock, ids, .. } = tools;
     if let Some(name) = &request.name {
         check_name(name)?;
     }
     control.check_privileges().await?;
     let facts = control.facts().await?;
-    check_archiving(&facts, request.wal)?;
+    catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
+    check_archiving(&facts, host, request.wal)?;
+    check_host(provider.as_ref(), host)?;
     let instance = provider.instance(request.instance.as_deref()).await?;
-    let paths = PgPaths::resolve(&facts)?;
+    let paths = host.paths(&facts)?;
     let selection = match request.volumes.as_slice() {
         [] => VolumeSelection::Holding(paths.real()),
         named => VolumeSelection::Named(named.to_vec()),
     };
     let volumes = provider.volumes(&instance, &selection).await?;
-    let placed = cover(&paths, &volumes, &MountTable::current()?).require()?;
+    let placed = cover(&paths, &volumes, &host.mounts()?).require()?;
     let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
     if request.group == Some(true) && !group {
         return Err(Error::new(
@@ -82,7 +83,7 @@ pub(crate) async fn plan(
         .map(|placed| placed.volume)
         .ok_or_else(|| Error::internal("no volume holds the data directory"))?;
     let waves = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, group);
-    let backup_id = propose_id(catalog, journal, clock).await?;
+    let backup_id = propose_id(catalog, journal, clock.as_ref()).await?;
     let mut plan = SessionPlan {
         server: catalog.server().to_string(),
         mark: String::new(),
@@ -98,7 +99,7 @@ pub(crate) async fn plan(
         immediate_checkpoint: request.immediate_checkpoint,
         wal: request.wal,
         tags: request.tags.clone(),
-        config_files: config_files(&facts),
+        config_files: if host.is_here() { config_files(&facts) } else { BTreeMap::new() },
         real_paths: paths
             .iter()
             .filter(|path| path.named != path.real)
@@ -172,13 +173,13 @@ async fn propose_id(catalog: &Catalog, journal: &Journal, clock: &dyn Clock) -> 
 }
 
 /// Archiving has to work, or the engine has to be able to read `pg_wal`; else the backup could never be published.
-fn check_archiving(facts: &ServerFacts, wal: WalPolicy) -> Result<()> {
+fn check_archiving(facts: &ServerFacts, host: HostView<'_>, wal: WalPolicy) -> Result<()> {
     let archiving = facts.archive_mode != "off" && !facts.archive_command.is_empty();
     if wal == WalPolicy::External || archiving {
         return Ok(());
     }
     let pg_wal = facts.data_directory.join("pg_wal");
-    if std::fs::read_dir(&pg_wal).is_ok() {
+    if host.is_here() && std::fs::read_dir(&pg_wal).is_ok() {
         return Ok(());
     }
     Err(Error::precondition(format!(
@@ -187,6 +188,19 @@ fn check_archiving(facts: &ServerFacts, wal: WalPolicy) -> Result<()> {
         pg_wal.display()
     ))
     .with_hint("set archive_mode = on and archive_command = 'barman-snap wal-archive URL SERVER %p', or run as the user of the server"))
+}
+
+/// A provider whose snapshots lie on this host cannot take any of another one.
+pub(crate) fn check_host(provider: &dyn SnapshotProvider, host: HostView<'_>) -> Result<()> {
+    match host {
+        HostView::Described(description) if provider.capabilities().host_bound => Err(Error::invalid(format!(
+            "provider {} takes snapshots on this host only, not on {}",
+            provider.name(),
+            description.host
+        ))
+        .with_hint("run it there, without a description of the host")),
+        _ => Ok(()),
+    }
 }
 
 /// A name as stock tools accept it: not empty, not an id, not a word that means something else.

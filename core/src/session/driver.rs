@@ -11,6 +11,7 @@ use super::effects;
 use super::fault::{Fault, FaultPlan, Place};
 use super::journal::{Entry, Journal, Record};
 use super::phase::Phase;
+use super::plan::SessionPlan;
 use super::progress::{CancelToken, Listener, Progress};
 use super::state::SessionState;
 use super::step::{self, Step};
@@ -21,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::IdSource;
 use crate::postgres::BackupControl;
 use crate::provider::SnapshotProvider;
+use crate::provider::registry::ProviderSource;
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -51,12 +53,22 @@ impl Default for Patience {
 pub(crate) struct Tools {
     pub(crate) catalog: Catalog,
     pub(crate) journal: Journal,
+    /// The provider of the session.
     pub(crate) provider: Arc<dyn SnapshotProvider>,
+    /// The providers of the backups that exist.
+    pub(crate) providers: Arc<dyn ProviderSource>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) faults: Arc<dyn FaultPlan>,
     pub(crate) listener: Listener,
     pub(crate) patience: Patience,
+}
+
+impl Tools {
+    /// The same tools with the provider that an existing session was begun with.
+    pub(crate) async fn for_session(&self, plan: &SessionPlan) -> Result<Self> {
+        Ok(Self { provider: self.providers.open(&plan.provider).await?, ..self.clone() })
+    }
 }
 
 /// Why a step was not completed.

@@ -1,6 +1,6 @@
 //! `gc`: what bears our mark and belongs to nobody. Facts in, plan out; pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, Duration, Utc};
@@ -15,13 +15,35 @@ use crate::provider::Ticket;
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
 pub struct GcPlan {
     /// Snapshots whose token is in no `backup.info` and in no session that is not over.
-    pub orphans: Vec<Ticket>,
-    /// Journals of sessions that are over and whose backup is gone, or that ended long ago.
+    pub orphans: Vec<Orphan>,
+    /// Journals of sessions that are over and whose backup is gone, or that ended long ago; and of whose snapshots nothing
+    /// is left.
     pub journals: Vec<BackupId>,
+    /// Journals that would go, but name snapshots of which it is not known that they are gone.
+    pub kept_journals: Vec<KeptJournal>,
     /// Sessions that are not over: their snapshots are left alone. They are for `recover`.
     pub open_sessions: Vec<BackupId>,
     /// Why snapshots were left alone, if they were.
     pub refusal: Option<String>,
+}
+
+/// A snapshot that belongs to nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Orphan {
+    /// The provider that has it.
+    pub provider: String,
+    /// The snapshot.
+    #[serde(flatten)]
+    pub ticket: Ticket,
+}
+
+/// A journal that has to stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptJournal {
+    /// The session.
+    pub backup_id: BackupId,
+    /// Why, in one line.
+    pub why: String,
 }
 
 impl GcPlan {
@@ -34,8 +56,8 @@ impl GcPlan {
 /// Facts for [`plan`].
 #[derive(Clone, Debug)]
 pub struct GcFacts {
-    /// Every snapshot the provider has for this server.
-    pub snapshots: Vec<Ticket>,
+    /// Every snapshot that the providers have for this server.
+    pub snapshots: Vec<Orphan>,
     /// The tokens that `backup.info` files name, with the ids of their backups.
     pub catalog: Vec<(BackupId, Option<Token>)>,
     /// Backups whose `backup.info` cannot be read.
@@ -48,6 +70,19 @@ pub struct GcFacts {
     pub now: DateTime<Utc>,
     /// How long the journal of an undone session is kept, for people to read.
     pub keep_undone: Duration,
+    /// Of the [`candidates`]: why snapshots of theirs may still exist somewhere.
+    pub out_of_sight: BTreeMap<BackupId, String>,
+}
+
+/// The sessions whose journal nobody needs, as far as the catalog can tell.
+pub fn candidates(facts: &GcFacts) -> impl Iterator<Item = &SessionState> {
+    let known =
+        |id: &BackupId| facts.catalog.iter().map(|(id, _)| id).chain(&facts.unreadable).any(|known| known == id);
+    facts.sessions.iter().filter(move |state| match state.phase {
+        Phase::Published => !known(&state.plan.backup_id),
+        Phase::Undone => facts.now.signed_duration_since(state.last_at) > facts.keep_undone,
+        _ => false,
+    })
 }
 
 /// Decides.
@@ -62,28 +97,31 @@ pub fn plan(facts: &GcFacts) -> GcPlan {
         .filter_map(|(_, token)| token.as_ref())
         .chain(open.iter().map(|state| &state.plan.token))
         .collect();
-    let known: BTreeSet<&BackupId> = facts.catalog.iter().map(|(id, _)| id).chain(&facts.unreadable).collect();
     let unreadable: Vec<String> =
         facts.unreadable.iter().chain(&facts.unreadable_sessions).map(ToString::to_string).collect();
-    let mut plan = GcPlan {
-        open_sessions: open.iter().map(|state| state.plan.backup_id.clone()).collect(),
-        journals: facts
-            .sessions
-            .iter()
-            .filter(|state| match state.phase {
-                Phase::Published => !known.contains(&state.plan.backup_id),
-                Phase::Undone => facts.now.signed_duration_since(state.last_at) > facts.keep_undone,
-                _ => false,
-            })
-            .map(|state| state.plan.backup_id.clone())
-            .collect(),
-        ..GcPlan::default()
-    };
-    let orphans: Vec<Ticket> = facts.snapshots.iter().filter(|ticket| !used.contains(&ticket.token)).cloned().collect();
+    let orphans: Vec<Orphan> =
+        facts.snapshots.iter().filter(|found| !used.contains(&found.ticket.token)).cloned().collect();
+    let mut plan =
+        GcPlan { open_sessions: open.iter().map(|state| state.plan.backup_id.clone()).collect(), ..GcPlan::default() };
+    for state in candidates(facts) {
+        let backup_id = state.plan.backup_id.clone();
+        let is_orphaned = orphans.iter().any(|orphan| orphan.ticket.token == state.plan.token);
+        match facts.out_of_sight.get(&backup_id) {
+            _ if is_orphaned => {
+                plan.kept_journals
+                    .push(KeptJournal { backup_id, why: "snapshots of it are orphans; they go first".into() });
+            }
+            Some(why) => plan.kept_journals.push(KeptJournal { backup_id, why: why.clone() }),
+            None => plan.journals.push(backup_id),
+        }
+    }
     if unreadable.is_empty() {
         plan.orphans = orphans;
     } else if !orphans.is_empty() {
-        plan.journals.clear();
+        // A journal also says where to look for the snapshots of the others.
+        let why = format!("the metadata of {} cannot be read", unreadable.join(", "));
+        let stays = |backup_id| KeptJournal { backup_id, why: why.clone() };
+        plan.kept_journals.extend(plan.journals.drain(..).map(stays));
         plan.refusal = Some(format!(
             "{} snapshot(s) may be orphans, but cannot be told from those of {}, whose metadata cannot be read",
             orphans.len(),
@@ -98,11 +136,14 @@ impl fmt::Display for GcPlan {
         if self.is_empty() && self.refusal.is_none() {
             writeln!(f, "nothing to remove")?;
         }
-        for ticket in &self.orphans {
+        for Orphan { ticket, .. } in &self.orphans {
             writeln!(f, "orphan snapshot {} of volume {}", ticket.name, ticket.volume)?;
         }
         for id in &self.journals {
             writeln!(f, "journal of session {id}")?;
+        }
+        for KeptJournal { backup_id, why } in &self.kept_journals {
+            writeln!(f, "journal of session {backup_id} stays: {why}")?;
         }
         if let Some(refusal) = &self.refusal {
             writeln!(f, "left alone: {refusal}")?;

@@ -32,6 +32,7 @@ pub mod plan;
 pub mod progress;
 pub mod recover;
 pub(crate) mod rescue;
+pub(crate) mod sight;
 mod snapshots;
 pub mod state;
 pub mod step;

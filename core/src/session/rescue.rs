@@ -41,7 +41,7 @@ pub(crate) async fn load(tools: &Tools, id: &BackupId) -> Result<Option<SessionS
 }
 
 /// What to do about one session.
-pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<RecoveryPlan> {
+async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<RecoveryPlan> {
     if state.phase.is_final() {
         return Ok(RecoveryPlan {
             backup_id: state.plan.backup_id.clone(),
@@ -89,7 +89,7 @@ pub(crate) async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) ->
 /// gone, and a good backup would be undone.
 async fn elsewhere(tools: &Tools, state: &SessionState, found: &[String]) -> Result<Option<String>> {
     let made_on = &state.plan.instance.name;
-    if !tools.provider.capabilities().host_bound || state.plan.provider != tools.provider.name() {
+    if !tools.provider.capabilities().host_bound {
         return Ok(None);
     }
     let here = tools.provider.instance(None).await?.name;
@@ -102,23 +102,27 @@ async fn elsewhere(tools: &Tools, state: &SessionState, found: &[String]) -> Res
     }))
 }
 
-/// Brings one session to its end, as its plan says.
-pub(crate) async fn carry_out(tools: &Tools, state: SessionState, plan: RecoveryPlan, cancel: CancelToken) -> Rescue {
-    let phase = state.phase;
-    if matches!(plan.action, Action::Nothing | Action::LeaveAlone { .. }) {
-        return Rescue { plan, ended: phase, error: None };
-    }
-    if state.plan.provider != tools.provider.name() {
-        let message = format!(
-            "the session of backup {} used provider {}, this is {}",
-            state.plan.backup_id,
-            state.plan.provider,
-            tools.provider.name()
-        );
-        let hint = format!("run it with --snapshot-provider {}", state.plan.provider);
-        return Rescue { ended: phase, plan, error: Some(Error::invalid(message).with_hint(hint)) };
-    }
-    let mut driver = Driver::new(tools.clone(), state, None, cancel);
+/// Brings one session to its end, as its plan says; without a `cancel` token it only plans. An error is in what it returns,
+/// because it is no reason to leave the other sessions alone.
+pub(crate) async fn rescue(tools: &Tools, state: SessionState, wishes: Wishes, cancel: Option<CancelToken>) -> Rescue {
+    let (phase, id) = (state.phase, state.plan.backup_id.clone());
+    let planned = async {
+        // What is over needs no provider; its may not even be there any more.
+        let tools = if phase.is_final() { tools.clone() } else { tools.for_session(&state.plan).await? };
+        let plan = plan(&tools, &state, wishes).await?;
+        Ok::<_, Error>((tools, plan))
+    };
+    let (tools, plan) = match planned.await {
+        Ok(planned) => planned,
+        Err(error) => {
+            let action = Action::LeaveAlone { why: "nothing can be said of it now".into() };
+            let plan = RecoveryPlan { backup_id: id, phase, action, snapshots: Vec::new() };
+            return Rescue { plan, ended: phase, error: Some(error) };
+        }
+    };
+    let nothing_to_do = matches!(plan.action, Action::Nothing | Action::LeaveAlone { .. });
+    let Some(cancel) = cancel.filter(|_| !nothing_to_do) else { return Rescue { plan, ended: phase, error: None } };
+    let mut driver = Driver::new(tools, state, None, cancel);
     let result = drive(&mut driver, &plan.action).await;
     Rescue { ended: driver.state.phase, plan, error: result.err() }
 }

@@ -4,6 +4,8 @@
 //! real ones do rarely: a slow cut, a snapshot that fails, an error before or after the effect. It is no mock: nothing is
 //! scripted call by call, and tests look at what *exists* afterwards ([`MemoryProvider::existing`]).
 
+mod beyond;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,10 +17,10 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
-use crate::model::{Literal, SnapshotRecord};
+use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
 use crate::provider::{
-    Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotState,
-    SnapshotStatus, Ticket, Volume, VolumeSelection, VolumeSnapshot,
+    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider,
+    SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSelection, VolumeSnapshot,
 };
 
 /// Files by path, relative to the root of a volume.
@@ -45,6 +47,10 @@ pub enum Call {
     Find,
     List,
     Delete,
+    Promote,
+    Secure,
+    CheckDelete,
+    Adopt,
     CreateVolume,
     Attach,
     Detach,
@@ -67,6 +73,8 @@ pub type FaultHook = dyn Fn(Call, Moment, &str) -> Option<Error> + Send + Sync;
 /// How the provider behaves.
 #[derive(Clone, Debug)]
 pub struct MemoryOptions {
+    /// The name that it goes by; that of a cloud, to play one.
+    pub name: &'static str,
     /// Whether one call may cut several volumes.
     pub group: bool,
     /// From the creation to `Cut`.
@@ -75,11 +83,23 @@ pub struct MemoryOptions {
     pub ready_after: Delay,
     /// Snapshots of these volumes end as `Failed` with this reason instead of reaching `Cut`.
     pub failing: BTreeMap<String, String>,
+    /// What is left to do after backup mode. With `promote`, what `create` makes never gets `Ready`; what is promoted does.
+    pub after_cut: AfterCut,
+    /// With `secure` in [`after_cut`](Self::after_cut): snapshots are locked until then, in words.
+    pub lock_until: Option<String>,
 }
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { group: false, cut_after: Delay::Polls(0), ready_after: Delay::Polls(0), failing: BTreeMap::new() }
+        Self {
+            name: "memory",
+            group: false,
+            cut_after: Delay::Polls(0),
+            ready_after: Delay::Polls(0),
+            failing: BTreeMap::new(),
+            after_cut: AfterCut::default(),
+            lock_until: None,
+        }
     }
 }
 
@@ -106,6 +126,9 @@ struct Snapshot {
     polls: u32,
     state: SnapshotState,
     content: Content,
+    /// It has to be promoted before it can be ready.
+    is_instant: bool,
+    locked_until: Option<String>,
 }
 
 impl fmt::Debug for MemoryProvider {
@@ -199,7 +222,7 @@ impl MemoryProvider {
                     snapshot.content = content.clone();
                 }
             }
-            if snapshot.state == SnapshotState::Cut && due(self.options.ready_after) {
+            if snapshot.state == SnapshotState::Cut && !snapshot.is_instant && due(self.options.ready_after) {
                 snapshot.state = SnapshotState::Ready;
             }
         }
@@ -238,6 +261,8 @@ impl MemoryProvider {
             polls: 0,
             state: SnapshotState::Creating,
             content: Content::new(),
+            is_instant: self.options.after_cut.promote,
+            locked_until: None,
         }));
         drop(state);
         // With no delay the cut is now.
@@ -302,7 +327,7 @@ impl MemoryProvider {
 #[async_trait]
 impl SnapshotProvider for MemoryProvider {
     fn name(&self) -> &'static str {
-        "memory"
+        self.options.name
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -399,15 +424,36 @@ impl SnapshotProvider for MemoryProvider {
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
         self.fault(Call::Delete, Moment::Before, &ticket.snapshot)?;
-        let mut state = self.lock();
-        let is_it = |snapshot: &Snapshot| snapshot.ticket.snapshot == ticket.snapshot;
-        if state.snapshots.iter().any(|snapshot| is_it(snapshot) && snapshot.ticket.token != ticket.token) {
-            let message = format!("the snapshot {} does not carry the token of its session", ticket.snapshot);
-            return Err(Error::new(ErrorKind::Conflict, message));
-        }
-        state.snapshots.retain(|snapshot| !is_it(snapshot));
-        drop(state);
+        self.delete_now(ticket)?;
         self.fault(Call::Delete, Moment::After, &ticket.snapshot)
+    }
+
+    fn after_cut(&self, _volumes: &[Volume], _grouped: bool) -> AfterCut {
+        self.options.after_cut
+    }
+
+    async fn promote(&self, _requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
+        self.fault(Call::Promote, Moment::Before, "")?;
+        let promoted = self.promote_now(tickets)?;
+        self.fault(Call::Promote, Moment::After, "")?;
+        Ok(promoted)
+    }
+
+    async fn secure(&self, _requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
+        self.fault(Call::Secure, Moment::Before, "")?;
+        let secured = self.secure_now(tickets)?;
+        self.fault(Call::Secure, Moment::After, "")?;
+        Ok(secured)
+    }
+
+    async fn check_delete(&self, tickets: &[Ticket]) -> Result<()> {
+        self.fault(Call::CheckDelete, Moment::Before, "")?;
+        self.refuse_locked(tickets)
+    }
+
+    async fn adopt(&self, backup_id: &BackupId, snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {
+        self.fault(Call::Adopt, Moment::Before, &backup_id.to_string())?;
+        self.adopt_now(snapshots)
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {

@@ -9,7 +9,7 @@ use chrono::{DateTime, FixedOffset};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lsn, SegmentSize, Tablespace, Timeline};
-use crate::postgres::{BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+use crate::postgres::{ArchiverState, BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
 
 /// The server: shared by all its connections, so that a test can look at it and break it.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ struct Server {
     lose_connection: Option<String>,
     missing_privilege: Option<String>,
     promoted: bool,
+    archiver: Option<ArchiverState>,
 }
 
 impl ScriptedPostgres {
@@ -59,6 +60,7 @@ impl ScriptedPostgres {
             lose_connection: None,
             missing_privilege: None,
             promoted: false,
+            archiver: None,
         };
         Self { inner: Arc::new(Mutex::new(server)) }
     }
@@ -81,6 +83,11 @@ impl ScriptedPostgres {
     /// The privilege check fails with this message.
     pub fn deny(&self, what: &str) {
         self.lock().missing_privilege = Some(what.to_owned());
+    }
+
+    /// What the archiver has done.
+    pub fn set_archiver(&self, state: ArchiverState) {
+        self.lock().archiver = Some(state);
     }
 
     /// The server goes to the next timeline, as after a promotion.
@@ -147,6 +154,10 @@ impl BackupControl for Connection {
             Some(what) => Err(Error::new(ErrorKind::PermissionDenied, what.clone())),
             None => Ok(()),
         }
+    }
+
+    async fn archiver(&mut self) -> Result<Option<ArchiverState>> {
+        Ok(self.use_it()?.archiver.clone())
     }
 
     async fn start(&mut self, _request: &StartRequest) -> Result<StartedBackup> {

@@ -1,7 +1,7 @@
 //! Storing one WAL file: what `archive_command` does.
 //!
 //! The invariants: success means that the object is durable. What is in the archive already, under any suffix, is compared and
-//! never replaced. PostgreSQL may call again for a file that it has handed out before (after a crash), and that is success.
+//! never replaced. Segments of another cluster than the catalog's are refused, whatever their names. PostgreSQL may call again for a file that it has handed out before (after a crash), and that is success.
 
 use std::fs::File;
 use std::io::Read;
@@ -35,12 +35,13 @@ pub struct WalArchive {
     compression: Option<Compression>,
     level: Level,
     pub(super) system_id: Option<String>,
+    new_system_id: Option<String>,
 }
 
 impl WalArchive {
     /// The archive in a catalog. New objects are not compressed.
     pub fn new(catalog: &Catalog) -> Self {
-        Self { catalog: catalog.clone(), compression: None, level: Level::Medium, system_id: None }
+        Self { catalog: catalog.clone(), compression: None, level: Level::Medium, system_id: None, new_system_id: None }
     }
 
     /// Compresses new objects.
@@ -53,7 +54,15 @@ impl WalArchive {
         Ok(self)
     }
 
-    /// Refuses segments of any other cluster, on the way in and on the way out.
+    /// Takes segments of this cluster for those of one that has replaced the one before, under the same server name.
+    #[must_use]
+    pub fn with_new_system_id(mut self, system_id: impl Into<String>) -> Self {
+        self.new_system_id = Some(system_id.into());
+        self
+    }
+
+    /// Refuses segments of any other cluster, on the way in and on the way out. Without it, those that enter are compared
+    /// with what is pinned in the catalog.
     #[must_use]
     pub fn with_system_id(mut self, system_id: impl Into<String>) -> Self {
         self.system_id = Some(system_id.into());
@@ -75,8 +84,18 @@ impl WalArchive {
 
     /// Stores the content of a file.
     pub(super) async fn store(&self, name: WalName, content: Bytes) -> Result<Archived> {
-        check(name, &content, self.system_id.as_deref())?;
-        if let Some(archived) = self.compare_with_existing(name, &content).await? {
+        let cluster = check(name, &content, self.system_id.as_deref())?.map(|header| header.system_id.to_string());
+        // What carries no identifier cannot be compared; and the caller who names one has compared already.
+        let cluster = cluster.filter(|_| self.system_id.is_none());
+        // Both questions at once: a segment costs no more time than before.
+        let (is_known, existing) =
+            futures::join!(self.is_known(cluster.as_deref()), self.compare_with_existing(name, &content));
+        // "Of another cluster" explains "other content", so it comes first.
+        let (is_known, existing) = (is_known?, existing?);
+        if let Some(cluster) = cluster.filter(|_| !is_known) {
+            self.catalog.pin_system_id(&cluster, self.new_system_id.as_deref()).await?;
+        }
+        if let Some(archived) = existing {
             return Ok(archived);
         }
         let (codec, level, plain) = (self.compression, self.level, content.clone());
@@ -90,6 +109,14 @@ impl WalArchive {
             // Somebody was faster, or an earlier attempt of ours whose reply was lost.
             PutNew::Exists(existing) => same(name, codec, existing, content).await,
         }
+    }
+
+    /// Whether a cluster is the one that is pinned; false if none is, or another that the user says is replaced.
+    async fn is_known(&self, cluster: Option<&str>) -> Result<bool> {
+        let Some(cluster) = cluster else { return Ok(true) };
+        let Some(pinned) = self.catalog.pinned_system_id().await? else { return Ok(false) };
+        self.catalog.compare_system_ids(&pinned, cluster, self.new_system_id.as_deref())?;
+        Ok(pinned == cluster)
     }
 
     /// Looks for the file under every suffix, and compares what is there.
@@ -128,15 +155,15 @@ async fn same(name: WalName, codec: Option<Compression>, existing: Bytes, conten
     }
 }
 
-/// Checks a file before it enters or leaves the archive.
-pub(super) fn check(name: WalName, content: &[u8], system_id: Option<&str>) -> Result<()> {
+/// Checks a file before it enters or leaves the archive. Segments have a header.
+pub(super) fn check(name: WalName, content: &[u8], system_id: Option<&str>) -> Result<Option<SegmentHeader>> {
     match name {
-        WalName::Segment(segment) => SegmentHeader::check_segment(content, segment, system_id).map(drop),
-        WalName::Partial(segment) => SegmentHeader::check_page(content, segment, system_id).map(drop),
-        WalName::Backup { .. } if content.starts_with(b"START WAL LOCATION: ") => Ok(()),
+        WalName::Segment(segment) => SegmentHeader::check_segment(content, segment, system_id).map(Some),
+        WalName::Partial(segment) => SegmentHeader::check_page(content, segment, system_id).map(Some),
+        WalName::Backup { .. } if content.starts_with(b"START WAL LOCATION: ") => Ok(None),
         WalName::Backup { .. } => Err(Error::corrupt(format!("{name} is not a backup history file"))),
         // Text; the first timeline that is left always has a line.
-        WalName::History(_) if !content.is_empty() && !content.contains(&0) => Ok(()),
+        WalName::History(_) if !content.is_empty() && !content.contains(&0) => Ok(None),
         WalName::History(_) => Err(Error::corrupt(format!("{name} is not a timeline history file"))),
     }
 }

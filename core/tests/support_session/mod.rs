@@ -87,11 +87,25 @@ impl House {
     /// A session whose driver is a process that has ended.
     pub(crate) async fn leave_a_dead_session(&self) {
         let session = self.backup(self.engine()).await.unwrap();
-        let key = self.catalog.layout().session_entry(session.backup_id(), 0);
+        self.edit_plan(session.backup_id(), |plan| plan["owner"]["started"] = 1.into()).await;
+    }
+
+    /// Changes the plan in the journal of a session.
+    pub(crate) async fn edit_plan(&self, id: &BackupId, edit: impl FnOnce(&mut serde_json::Value)) {
+        let key = self.catalog.layout().session_entry(id, 0);
         let (bytes, _) = self.catalog.space().get(&key).await.unwrap().unwrap();
         let mut entry: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        entry["plan"]["owner"]["started"] = 1.into();
+        edit(&mut entry["plan"]);
         self.catalog.space().put(&key, entry.to_string()).await.unwrap();
+    }
+
+    /// Takes the snapshots out of sight, as if their file system were not mounted; or brings them back.
+    pub(crate) fn hide_snapshots(&self, hide: bool) {
+        for root in &self.roots {
+            let (place, hidden) = (root.with_file_name(".barman_snap"), root.with_file_name("hidden"));
+            let (from, to) = if hide { (place, hidden) } else { (hidden, place) };
+            std::fs::rename(from, to).unwrap();
+        }
     }
 
     /// Makes the record of a backup one of the next version.

@@ -278,6 +278,10 @@ impl SnapshotProvider for LocalProvider {
         .await
     }
 
+    async fn check_delete(&self, tickets: &[Ticket]) -> Result<()> {
+        tickets.iter().try_for_each(here::check)
+    }
+
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
         here::check(&request.ticket)?;
         let request = request.clone();

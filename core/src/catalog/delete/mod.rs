@@ -1,14 +1,20 @@
 //! Deleting backups: a plan that says everything, and an executor that does what it says.
 //!
-//! What it is: [`DeletePlan::new`] is pure; [`Catalog::plan_delete`] only gathers its facts; [`Catalog::carry_out`] only
-//! follows it. `--dry-run` prints the plan. What it is not: undo of a session, which knows its own snapshots from its journal.
+//! What it is: [`Catalog::plan_delete`] gathers what is known of the snapshots ([`snapshots`]) and decides;
+//! [`Catalog::carry_out`] only follows the plan. `--dry-run` prints it. What it is not: undo of a session, which knows its own
+//! snapshots from its journal.
 //!
 //! The invariants:
 //! * Order: snapshots, label, tars, proofs and journal, `backup.info`, WAL. Whatever stops it, `backup.info` still names all
 //!   that is left, and the same command again finishes the work.
 //! * Snapshots are deleted by their tickets only, never by a pattern. Objects that nobody knows stay.
+//! * All of a backup or nothing: before the first of its snapshots is deleted, the provider says whether all of them can be.
+//!   A backup for which that is not so is refused if the user has named it; a policy leaves it out, with its WAL, and says so.
+//! * A backup whose metadata do not name its snapshots is deleted only by way of a journal that does, or if there is none.
 //! * A backup that is kept is never deleted, nor one that may still be running, nor so many that fewer complete ones than the
 //!   minimum redundancy are left. A failed backup does not count as one that is left.
+
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,13 +22,16 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 
+use self::snapshots::Snapshots;
+pub use self::snapshots::Trace;
 use super::retention::{BackupFacts, Retention, RetentionPolicy, WalPlan, classify};
 use super::space::PARALLEL;
-use super::{Catalog, CatalogEntry, ObjectKind};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Catalog, ObjectKind};
+use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::model::BackupStatus;
-use crate::provider::{SnapshotProvider, Ticket};
+use crate::provider::Ticket;
+use crate::provider::registry::ProviderSource;
 
 /// Which backups to delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +62,22 @@ pub struct BackupDeletion {
     pub provider: Option<String>,
     /// Its snapshots.
     pub snapshots: Vec<Ticket>,
+    /// By what to look for more of them, if its metadata may not name all.
+    #[serde(skip)]
+    pub search: Option<Trace>,
     /// The objects to delete after the snapshots, in this order.
     pub keys: Vec<String>,
     /// The object to delete last: `backup.info`.
     pub info_key: String,
+}
+
+/// A backup that a policy lets go, but that cannot be deleted now.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SkippedBackup {
+    /// The backup.
+    pub id: BackupId,
+    /// Why, in one line.
+    pub why: String,
 }
 
 /// What will be deleted.
@@ -64,6 +85,8 @@ pub struct BackupDeletion {
 pub struct DeletePlan {
     /// The backups, oldest first.
     pub backups: Vec<BackupDeletion>,
+    /// The backups that would go, too, if they could; oldest first.
+    pub skipped: Vec<SkippedBackup>,
     /// The WAL that nobody needs then.
     pub wal_keys: Vec<String>,
     /// Why WAL stays, if none may be deleted.
@@ -71,38 +94,6 @@ pub struct DeletePlan {
 }
 
 impl DeletePlan {
-    /// Decides. `objects` are the keys of label, tars, proofs and journal of each backup; `wal` are those of the archive.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) for a backup that does not exist, [`Precondition`](ErrorKind::Precondition) for one
-    /// that must not be deleted, [`Unsupported`](ErrorKind::Unsupported) for one whose snapshots another tool made.
-    pub fn new(
-        request: &DeleteRequest,
-        entries: &[CatalogEntry],
-        objects: &BTreeMap<BackupId, Vec<String>>,
-        info_key: impl Fn(&BackupId) -> String,
-        now: DateTime<Utc>,
-    ) -> Result<(Self, WalPlan)> {
-        let facts: Vec<_> = entries.iter().map(BackupFacts::of).collect();
-        let ids = select(request, &facts, now)?;
-        let (deleted, remaining): (Vec<_>, Vec<_>) = facts.into_iter().partition(|facts| ids.contains(&facts.id));
-        let backups = entries
-            .iter()
-            .filter(|entry| ids.contains(&entry.id))
-            .map(|entry| {
-                let (provider, snapshots) = snapshots(entry)?;
-                let keys = objects.get(&entry.id).cloned().unwrap_or_default();
-                let id = entry.id.clone();
-                Ok(BackupDeletion { info_key: info_key(&id), id, provider, snapshots, keys })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if backups.is_empty() {
-            return Ok((Self::default(), WalPlan::default()));
-        }
-        let wal = WalPlan::new(&deleted, &remaining);
-        Ok((Self { backups, wal_keys: Vec::new(), wal_reason: wal.reason.clone() }, wal))
-    }
-
     /// True if there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.backups.is_empty()
@@ -148,76 +139,94 @@ fn select(request: &DeleteRequest, facts: &[BackupFacts], now: DateTime<Utc>) ->
     Ok(ids.clone())
 }
 
-/// Provider and tickets of a backup.
-fn snapshots(entry: &CatalogEntry) -> Result<(Option<String>, Vec<Ticket>)> {
-    // What cannot be read is deleted only if the user names it, and then it names no snapshots that could be found.
-    let Ok(info) = &entry.info else { return Ok((None, Vec::new())) };
-    match info.engine_record()? {
-        Some(record) if record.snapshots.is_empty() => Ok((None, Vec::new())),
-        Some(record) => {
-            Ok((Some(record.provider), record.snapshots.into_iter().map(|snapshot| snapshot.ticket).collect()))
-        }
-        None if info.snapshots_info.is_some() => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("the snapshots of backup {} were made by another tool", entry.id),
-        )
-        .with_hint("delete it with barman-cloud-backup-delete")),
-        None => Ok((None, Vec::new())),
-    }
-}
-
 impl Catalog {
-    /// Finds out what a request means. Changes nothing.
+    /// Finds out what a request means. Changes nothing. `traces` are those of the backups whose metadata may not name all of
+    /// their snapshots.
     ///
     /// # Errors
-    /// As [`DeletePlan::new`].
-    pub async fn plan_delete(&self, request: &DeleteRequest, now: DateTime<Utc>) -> Result<DeletePlan> {
+    /// [`NotFound`](crate::ErrorKind::NotFound) for a backup that does not exist,
+    /// [`Precondition`](crate::ErrorKind::Precondition) for one that must not be deleted or has a snapshot that cannot be;
+    /// if a provider is needed that is not there.
+    pub async fn plan_delete(
+        &self,
+        request: &DeleteRequest,
+        now: DateTime<Utc>,
+        providers: &dyn ProviderSource,
+        traces: &BTreeMap<BackupId, Trace>,
+    ) -> Result<DeletePlan> {
         let entries = self.list().await?;
-        // First without the objects: only those of the backups that are meant are worth listing.
-        let info_key = |id: &BackupId| self.layout().backup_info(id);
-        let (draft, _) = DeletePlan::new(request, &entries, &BTreeMap::new(), info_key, now)?;
-        let objects = futures::stream::iter(draft.backups.into_iter().map(|backup| backup.id))
-            .map(|id| async move { Ok::<_, Error>((id.clone(), self.objects_to_delete(&id).await?)) });
-        let objects = objects.buffered(PARALLEL).try_collect().await?;
-        let (mut plan, wal) = DeletePlan::new(request, &entries, &objects, info_key, now)?;
+        let facts: Vec<_> = entries.iter().map(BackupFacts::of).collect();
+        let ids = select(request, &facts, now)?;
+        let meant = entries.into_iter().filter(|entry| ids.contains(&entry.id));
+        let looked = futures::stream::iter(meant)
+            .map(|entry| async move {
+                let found = snapshots::of(&entry, providers, traces.get(&entry.id)).await;
+                (entry.id, found)
+            })
+            .buffered(PARALLEL)
+            .collect::<Vec<_>>()
+            .await;
+        let mut plan = DeletePlan::default();
+        let mut found = Vec::new();
+        for (id, snapshots) in looked {
+            match (snapshots, &request.selection) {
+                (Ok(snapshots), _) => found.push((id, snapshots)),
+                (Err(error), Selection::Obsolete(_)) if snapshots::is_refusal(&error) => {
+                    plan.skipped.push(SkippedBackup { id, why: error.chain() });
+                }
+                (Err(error), _) => return Err(error.with_context("backup_id", id.to_string())),
+            }
+        }
+        let going = |facts: &BackupFacts| found.iter().any(|(id, _)| *id == facts.id);
+        let (deleted, remaining): (Vec<_>, Vec<_>) = facts.into_iter().partition(going);
+        if found.is_empty() {
+            return Ok(plan);
+        }
+        let wal = WalPlan::new(&deleted, &remaining);
+        plan.backups = futures::stream::iter(found)
+            .map(|(id, snapshots)| self.deletion(id, snapshots))
+            .buffered(PARALLEL)
+            .try_collect()
+            .await?;
         plan.wal_keys = self.wal_to_delete(&wal).await?;
+        plan.wal_reason = wal.reason;
         Ok(plan)
     }
 
-    /// Carries out a plan. What is gone already is success.
-    ///
-    /// # Errors
-    /// The first one stops the work of a backup before its `backup.info` goes. [`Precondition`](ErrorKind::Precondition) if a
-    /// backup has snapshots of another provider than `provider`, or there is none.
-    pub async fn carry_out(&self, plan: &DeletePlan, provider: Option<&dyn SnapshotProvider>) -> Result<()> {
-        for backup in &plan.backups {
-            let provider = match (&backup.provider, provider) {
-                (None, _) => None,
-                (Some(name), Some(provider)) if provider.name() == name => Some(provider),
-                (Some(name), _) => {
-                    return Err(Error::precondition(format!("the snapshots of backup {} are of {name}", backup.id))
-                        .with_hint(format!("use --snapshot-provider {name}")));
-                }
-            };
-            self.delete_backup(backup, provider)
-                .await
-                .map_err(|error| error.with_operation("delete").with_context("backup_id", backup.id.to_string()))?;
-        }
-        self.space().delete_many(&plan.wal_keys).await
+    async fn deletion(&self, id: BackupId, found: Snapshots) -> Result<BackupDeletion> {
+        let Snapshots { provider, tickets: snapshots, search } = found;
+        let (keys, info_key) = (self.objects_to_delete(&id).await?, self.layout().backup_info(&id));
+        Ok(BackupDeletion { id, provider, snapshots, search, keys, info_key })
     }
 
-    async fn delete_backup(&self, backup: &BackupDeletion, provider: Option<&dyn SnapshotProvider>) -> Result<()> {
+    /// Carries out a plan. What is gone already is success. A backup that fails is no reason to leave the others, but then
+    /// no WAL is deleted.
+    ///
+    /// # Errors
+    /// The first one. What fails for a backup stops the work on it before its `backup.info` goes.
+    pub async fn carry_out(&self, plan: &DeletePlan, providers: &dyn ProviderSource) -> Result<()> {
+        let mut first = None;
+        for backup in &plan.backups {
+            if let Err(error) = self.delete_backup(backup, providers).await {
+                let error = error.with_operation("delete").with_context("backup_id", backup.id.to_string());
+                tracing::warn!(backup_id = %backup.id, error = error.chain(), "cannot be deleted");
+                first.get_or_insert(error);
+            }
+        }
+        match first {
+            Some(error) => Err(error),
+            None => self.space().delete_many(&plan.wal_keys).await,
+        }
+    }
+
+    async fn delete_backup(&self, backup: &BackupDeletion, providers: &dyn ProviderSource) -> Result<()> {
         // It may have been kept since the plan was made.
         if let Some(keep) = self.keep(&backup.id).await? {
             return Err(Error::precondition(format!("backup {} is kept ({keep})", backup.id)));
         }
-        if let Some(provider) = provider {
-            // Concurrently, and all of them even if one fails: a snapshot costs money every hour.
-            // Owned tickets: a closure over references makes the whole future one that cannot be sent to a thread.
-            let deleted = futures::stream::iter(backup.snapshots.clone())
-                .map(|ticket| async move { provider.delete(&ticket).await });
-            let deleted: Vec<Result<()>> = deleted.buffer_unordered(PARALLEL).collect().await;
-            deleted.into_iter().collect::<Result<()>>()?;
+        if let Some(name) = &backup.provider {
+            let provider = providers.open(name).await?;
+            snapshots::delete(provider.as_ref(), &backup.snapshots, backup.search.as_ref()).await?;
         }
         for key in &backup.keys {
             self.space().delete(key).await?;
@@ -255,6 +264,9 @@ impl Catalog {
 
 impl fmt::Display for DeletePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for SkippedBackup { id, why } in &self.skipped {
+            writeln!(f, "backup {id} stays: {why}")?;
+        }
         if self.is_empty() {
             return writeln!(f, "nothing to delete");
         }

@@ -1,0 +1,166 @@
+//! Preflight: everything that would stop a backup, looked at one after the other, as a report.
+//!
+//! It goes on after a failure as far as it makes sense, so that one run shows all that is wrong. It changes nothing but a
+//! probe object in the catalog, which it removes again.
+
+mod archiving;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::host::{PgPaths, cover};
+use crate::id::BackupId;
+use crate::model::{Segment, SegmentSize};
+use crate::postgres::{BackupControl, ServerFacts};
+use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
+use crate::session::begin::check_host;
+use crate::session::owner::Liveness;
+use crate::session::{BackupRequest, Phase, WalPolicy};
+use crate::wal::WalArchive;
+
+impl Engine {
+    /// Looks at everything that a backup needs. `control` is an error if the connection could not be made.
+    pub async fn check(&self, control: Result<Box<dyn BackupControl>, Error>, request: &BackupRequest) -> Findings {
+        let mut report = Findings::default();
+        report.take("catalog writable", self.catalog().check_writable().await, |()| {
+            self.catalog().space().name().to_owned()
+        });
+        self.check_sessions(&mut report).await;
+        let connected = report.take("PostgreSQL", control, |_| "connected".into());
+        let Some(mut control) = connected else { return report };
+        report.take("privileges", control.check_privileges().await, |()| "sufficient for a backup".into());
+        let facts = control.facts().await;
+        let facts = report.take("server", facts, |facts| {
+            let role = if facts.in_recovery { "standby" } else { "primary" };
+            format!("PostgreSQL {}, {role}, system {}", version(facts.version), facts.system_id)
+        });
+        if let Some(facts) = facts {
+            self.check_archiving(&mut report, control.as_mut(), &facts, request.wal).await;
+            self.check_volumes(&mut report, &facts, request).await;
+        }
+        control.close().await;
+        report
+    }
+
+    async fn check_sessions(&self, report: &mut Findings) {
+        let sessions = match self.sessions().await {
+            Ok(sessions) => sessions,
+            Err(error) => {
+                report.error("sessions", &error);
+                return;
+            }
+        };
+        let (states, broken) = sessions;
+        if let Some((id, error)) = broken.first() {
+            return report.bad(
+                "sessions",
+                format!("journal of {id}: {}", error.chain()),
+                Some("look at what is stored under sessions/ of the server; gc removes nothing as long as it cannot be read"),
+            );
+        }
+        let (mut running, mut left) = (Vec::new(), Vec::new());
+        for state in states.iter().filter(|state| !state.phase.is_final()) {
+            let text = format!(
+                "{} ({}, process {} on {})",
+                state.plan.backup_id, state.phase, state.owner.pid, state.owner.host
+            );
+            // What another host is doing cannot be told from here; that is for `recover` there.
+            match state.owner.liveness() {
+                Liveness::Dead => left.push(text),
+                Liveness::Alive | Liveness::Elsewhere if state.phase == Phase::Stuck => left.push(text),
+                Liveness::Alive | Liveness::Elsewhere => running.push(text),
+            }
+        }
+        match (left.is_empty(), running.is_empty()) {
+            (false, _) => report.bad(
+                "sessions",
+                format!("left by their process: {}", left.join(", ")),
+                Some("run `barman-snap recover`"),
+            ),
+            (true, false) => report.good("sessions", format!("running: {}", running.join(", "))),
+            (true, true) => report.good("sessions", "none is unfinished"),
+        }
+    }
+
+    async fn check_archiving(
+        &self,
+        report: &mut Findings,
+        control: &mut dyn BackupControl,
+        facts: &ServerFacts,
+        wal: WalPolicy,
+    ) {
+        if wal == WalPolicy::External {
+            return report.good("archiving", "left to another tool, as asked for");
+        }
+        if !archiving::settings(report, facts) {
+            return;
+        }
+        match control.archiver().await {
+            Ok(Some(state)) => {
+                let here = match &state.last_archived {
+                    Some((file, _)) => self.has_wal(file, facts.segment_size).await,
+                    None => None,
+                };
+                archiving::archiver(report, &state, here);
+            }
+            Ok(None) => {}
+            Err(error) => report.error("archiver", &error),
+        }
+    }
+
+    /// Whether a WAL segment is in the catalog; `None` for other files, and where it cannot be told.
+    async fn has_wal(&self, file: &str, size: SegmentSize) -> Option<bool> {
+        let segment: Segment = file.parse().ok()?;
+        let missing = WalArchive::new(self.catalog()).missing(segment, segment, size).await.ok()?;
+        Some(missing.is_empty())
+    }
+
+    async fn check_volumes(&self, report: &mut Findings, facts: &ServerFacts, request: &BackupRequest) {
+        let Some(paths) = report.take("paths", self.host().paths(facts), describe_paths) else { return };
+        let selection = match request.volumes.as_slice() {
+            [] => VolumeSelection::Holding(paths.real()),
+            named => VolumeSelection::Named(named.to_vec()),
+        };
+        let provider = self.provider();
+        if let Err(error) = check_host(provider.as_ref(), self.host()) {
+            return report.error("host", &error);
+        }
+        let found = provider.preflight(request.instance.as_deref(), &selection).await;
+        report.extend(found.findings);
+        let (Some(instance), Some(volumes)) = (found.instance, found.volumes) else { return };
+        let covered = self.host().mounts().and_then(|mounts| cover(&paths, &volumes, &mounts).require());
+        report.take("coverage", covered, |_| "every path of the cluster lies on a volume".into());
+        let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
+        if request.group == Some(true) && !group {
+            report.bad(
+                "consistency",
+                format!("provider {} cannot cut these volumes by one call", provider.name()),
+                Some("take them one by one: --consistency independent"),
+            );
+        }
+        let backup_id = BackupId::at(self.clock().local().naive_local());
+        let volumes: Vec<VolumeSnapshot> = volumes
+            .into_iter()
+            .map(|volume| VolumeSnapshot { name: provider.snapshot_name(&volume, &backup_id), volume })
+            .collect();
+        let ask = |volumes: &[VolumeSnapshot]| CreateRequest {
+            token: self.ids().token(),
+            mark: self.catalog().server().to_string(),
+            backup_id: backup_id.clone(),
+            instance: instance.clone(),
+            volumes: volumes.to_vec(),
+            tags: request.tags.clone(),
+        };
+        let at_once = if group { volumes.len().max(1) } else { 1 };
+        let requests: Vec<CreateRequest> = volumes.chunks(at_once).map(ask).collect();
+        report.extend(provider.preflight_requests(&requests).await);
+    }
+}
+
+fn describe_paths(paths: &PgPaths) -> String {
+    paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// `170011` as `17.11`.
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}

@@ -1,0 +1,119 @@
+//! Garbage, as the engine offers it: gathers the facts, lets [`gc`] decide, carries out.
+
+use std::collections::BTreeMap;
+
+use super::Engine;
+use crate::catalog::CatalogEntry;
+use crate::error::{Error, Result};
+use crate::id::{BackupId, Token};
+use crate::model::BackupInfo;
+use crate::provider::Volume;
+use crate::session::SessionState;
+use crate::session::gc::{self, GcFacts, GcPlan, Orphan};
+use crate::session::{rescue, sight};
+
+impl Engine {
+    /// What `gc` would remove: snapshots that bear our mark and belong to nobody, journals of what is gone.
+    ///
+    /// # Errors
+    /// If the catalog or a provider cannot be listed.
+    pub async fn plan_gc(&self, keep_undone: chrono::Duration) -> Result<GcPlan> {
+        // The order matters. A session stores its plan before it creates anything, and keeps it until its backup.info names
+        // its snapshots: whatever is listed first has its owner among what is read afterwards.
+        let (before, _) = self.sessions().await?;
+        let snapshots = self.marked_snapshots(&before).await?;
+        let (sessions, broken) = self.sessions().await?;
+        let entries = self.tools.catalog.list().await?;
+        let mut facts = GcFacts {
+            snapshots,
+            unreadable: entries.iter().filter(|entry| is_unreadable(entry)).map(|entry| entry.id.clone()).collect(),
+            catalog: entries.iter().filter_map(token_of).collect(),
+            sessions,
+            unreadable_sessions: broken.into_iter().map(|(id, _)| id).collect(),
+            now: self.tools.clock.now(),
+            keep_undone,
+            out_of_sight: BTreeMap::new(),
+        };
+        let mut out_of_sight = BTreeMap::new();
+        for state in gc::candidates(&facts) {
+            if let Some(why) = sight::why_journal_stays(self.tools.providers.as_ref(), state).await? {
+                out_of_sight.insert(state.plan.backup_id.clone(), why);
+            }
+        }
+        facts.out_of_sight = out_of_sight;
+        Ok(gc::plan(&facts))
+    }
+
+    /// Everything that bears the mark of this server, of every provider that a session knows, and of the engine's own.
+    async fn marked_snapshots(&self, sessions: &[SessionState]) -> Result<Vec<Orphan>> {
+        let Some(mark) = self.tools.journal.known_mark().await? else { return Ok(Vec::new()) };
+        let own = self.provider().name();
+        let mut places: BTreeMap<&str, Vec<Volume>> = BTreeMap::from([(own, Vec::new())]);
+        for state in sessions {
+            places.entry(&state.plan.provider).or_default().extend(state.plan.plain_volumes());
+        }
+        let mut snapshots = Vec::new();
+        for (name, mut volumes) in places {
+            let provider = match self.tools.providers.open(name).await {
+                Ok(provider) => provider,
+                // Its snapshots are left alone, and so are the journals that name them.
+                Err(error) => {
+                    tracing::warn!(provider = name, error = error.chain(), "cannot look for snapshots");
+                    continue;
+                }
+            };
+            volumes.sort_by(|a, b| a.id.cmp(&b.id));
+            volumes.dedup_by(|a, b| a.id == b.id);
+            let found = provider.list(&mark, &volumes).await?;
+            snapshots.extend(found.into_iter().map(|ticket| Orphan { provider: name.to_owned(), ticket }));
+        }
+        Ok(snapshots)
+    }
+
+    /// Removes what a [`GcPlan`] names.
+    ///
+    /// # Errors
+    /// Of the first removal that failed; the rest was tried all the same.
+    pub async fn apply_gc(&self, plan: &GcPlan) -> Result<()> {
+        let mut first = None;
+        for Orphan { provider, ticket } in &plan.orphans {
+            let deleted = match self.tools.providers.open(provider).await {
+                Ok(provider) => provider.delete(ticket).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = deleted {
+                first.get_or_insert(error.with_context("snapshot", ticket.snapshot.clone()));
+            }
+        }
+        // A journal says where to look for snapshots: while one could not be deleted, all journals stay.
+        if first.is_none() {
+            for id in &plan.journals {
+                if let Err(error) = self.drop_journal(id).await {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Drops a journal, unless something has come to light since the plan was made.
+    async fn drop_journal(&self, id: &BackupId) -> Result<()> {
+        if let Some(state) = rescue::load(&self.tools, id).await?
+            && let Some(why) = sight::why_journal_stays(self.tools.providers.as_ref(), &state).await?
+        {
+            return Err(Error::precondition(format!("the journal of session {id} stays: {why}")));
+        }
+        self.tools.journal.remove(id).await
+    }
+}
+
+/// True if it cannot be said which snapshots a backup has: also when only our record in it is damaged, or of a later version.
+fn is_unreadable(entry: &CatalogEntry) -> bool {
+    !matches!(entry.info.as_ref().map(BackupInfo::engine_record), Ok(Ok(_)))
+}
+
+/// The id of a readable entry and the token its metadata names.
+fn token_of(entry: &CatalogEntry) -> Option<(BackupId, Option<Token>)> {
+    let info = entry.info.as_ref().ok()?;
+    Some((entry.id.clone(), info.engine_record().ok().flatten().map(|record| record.token)))
+}
