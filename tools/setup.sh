@@ -17,9 +17,9 @@ CODECS=(python-snappy zstandard lz4)
 # The fake of AWS extends moto's classes, so a new version of it is a change that wants to be looked at.
 MOTO='moto[server]==5.2.5'
 # What the official clients send and expect is what the fakes are held against; Barman uses the same ones. Azure's: later
-# ones than 37.2 are not understood by this Barman.
+# ones than 37.2 are not understood by this Barman. The last one is here for the published schemas in it.
 CLIENTS=(boto3 google-cloud-compute==1.57.0 google-cloud-storage==3.17.1 azure-mgmt-compute==37.2.0
-    azure-identity==1.27.0 azure-storage-blob==12.31.1)
+    azure-identity==1.27.0 azure-storage-blob==12.31.1 google-api-python-client==2.202.0)
 AZURITE=3.35.0
 CARGO_DENY=0.20.2
 # The oldest Rust that builds this, as in Cargo.toml.

@@ -291,10 +291,15 @@ impl Error {
             next = source.source();
         }
         let line = line.replace('\n', " ");
-        match self.0.hint.as_deref().or_else(|| self.inner_hint()) {
+        match self.any_hint() {
             Some(hint) => format!("{line} ({hint})"),
             None => line,
         }
+    }
+
+    /// What the user can do, by this error or else by the first of its causes that knows.
+    pub(crate) fn any_hint(&self) -> Option<&str> {
+        self.hint().or_else(|| self.inner_hint())
     }
 
     /// The first hint among the causes.

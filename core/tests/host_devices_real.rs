@@ -8,12 +8,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use barman_snap::ErrorKind;
-use barman_snap::clock::{Clock, SystemClock};
-use barman_snap::host::devices::{AttachedDisk, DeviceHint, Disks, HostDescription, wait_for_device};
-use barman_snap::testing::ManualClock;
+use barman_snap::host::devices::{AttachedDisk, DeviceHint, Disks, HostDescription};
 use support_fs::{is_root, run, text};
 
 /// A loop device on a sparse image, gone when dropped.
@@ -268,23 +265,18 @@ fn a_tree_is_captured_as_it_is() {
     assert!(HostDescription::capture(&temp.path().join("data"), &[]).is_err());
 }
 
-#[tokio::test]
-async fn a_device_that_comes_late_is_waited_for_and_one_that_does_not_come_is_given_up() {
+#[test]
+fn a_device_that_comes_late_is_found_when_it_is_there() {
     let temp = tempfile::tempdir().unwrap();
     made_up(temp.path());
     let hints = DeviceHint::ebs("vol-0bb", None);
-    let clock = ManualClock::at(SystemClock::new().now());
-    let error = wait_for_device(temp.path(), &hints, &clock, Duration::from_secs(20)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.message().starts_with("no device has shown on made-up in 20 s: serial number vol0bb"), "{error}");
-    assert!(clock.monotonic() >= Duration::from_secs(20));
-    let (wait, ()) = tokio::join!(wait_for_device(temp.path(), &hints, &clock, Duration::from_secs(3600)), async {
-        let clock = SystemClock::new();
-        clock.sleep(Duration::from_millis(30)).await;
-        let directory = temp.path().join("sys/block/nvme1n1");
-        fs::create_dir_all(directory.join("device")).unwrap();
-        fs::write(directory.join("dev"), "259:9\n").unwrap();
-        fs::write(directory.join("device/serial"), "vol0bb\n").unwrap();
-    });
-    assert_eq!(wait.unwrap().device, Path::new("/dev/nvme1n1"));
+    let look = || HostDescription::capture(temp.path(), &[]).unwrap().find(&hints);
+    assert_eq!(look(), None);
+    let directory = temp.path().join("sys/block/nvme1n1");
+    fs::create_dir_all(directory.join("device")).unwrap();
+    fs::write(directory.join("dev"), "259:9\n").unwrap();
+    fs::write(directory.join("device/serial"), "vol0bb\n").unwrap();
+    let shown = look().unwrap();
+    assert_eq!(shown.device, Path::new("/dev/nvme1n1"));
+    assert_eq!(shown.parts, [(String::new(), PathBuf::from("/dev/nvme1n1"))]);
 }

@@ -1,5 +1,5 @@
-//! The stored form of the journal: golden files of version 1, one entry per line, taken from real sessions. They are
-//! described in `docs/format/journal.md`, and have to be readable for ever.
+//! The stored form of the journal: golden files of versions 1 and 2, one entry per line, taken from real sessions (that of
+//! version 2 from one with the provider in memory). They are described in `docs/format/journal.md`, and have to be readable for ever.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is the report")]
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 const PUBLISHED: &str = include_str!("fixtures/journal/published.jsonl");
 const UNDONE: &str = include_str!("fixtures/journal/undone.jsonl");
+const AFTER_CUT: &str = include_str!("fixtures/journal/after_cut.jsonl");
 
 fn entries(golden: &str) -> Vec<Entry> {
     golden.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -42,10 +43,11 @@ async fn stored(golden: &str) -> (Journal, ObjectSpace, Layout, BackupId) {
 }
 
 #[test]
-fn nothing_of_version_1_is_lost_when_it_is_read_and_written_again() {
-    for line in PUBLISHED.lines().chain(UNDONE.lines()) {
+fn nothing_is_lost_when_it_is_read_and_written_again() {
+    for line in [PUBLISHED, UNDONE, AFTER_CUT].into_iter().flat_map(str::lines) {
         let golden: Value = serde_json::from_str(line).unwrap();
         let entry: Entry = serde_json::from_str(line).unwrap();
+        assert_eq!(entry.version, entry.record.version(), "the lowest that has all of it");
         let now = serde_json::to_value(&entry).unwrap();
         assert!(holds(&now, &golden), "golden: {golden:#}\nnow: {now:#}");
     }
@@ -70,6 +72,18 @@ fn an_undone_session_of_version_1_replays() {
     assert_eq!(state.undo_reason.as_deref(), Some("its process ended while it was snapshotting"));
     let adopted = journal.iter().find(|entry| entry.record.event() == Some(Event::Adopted)).unwrap();
     assert_eq!((adopted.epoch, state.epoch), (1, 1));
+}
+
+#[test]
+fn a_session_of_version_2_replays_to_the_tickets_that_count() {
+    let state = SessionState::replay(&entries(AFTER_CUT)).unwrap();
+    assert_eq!(state.phase, Phase::Published);
+    assert!(state.plan.after_cut.promote && state.promoted && state.plan.after_cut.secure && state.secured);
+    for ticket in &state.tickets {
+        assert!(ticket.snapshot.ends_with("/durable"), "{ticket:?}");
+        assert_eq!(ticket.attributes["locked_until"], "2027-01-01T00:00:00Z");
+    }
+    assert!(!SessionState::replay(&entries(PUBLISHED)).unwrap().plan.after_cut.promote, "absent in version 1");
 }
 
 #[tokio::test]
@@ -103,7 +117,7 @@ async fn a_newer_version_is_refused_and_a_wrong_number_is_damage() {
         let (space, key) = (space.clone(), layout.session_entry(&id, last));
         async move { space.put(&key, entry.to_string()).await.unwrap() }
     };
-    put(|entry| entry["version"] = 2.into()).await;
+    put(|entry| entry["version"] = 3.into()).await;
     assert_eq!(journal.read(&id).await.unwrap_err().kind(), ErrorKind::Unsupported);
     put(|entry| entry["sequence"] = 77.into()).await;
     assert_eq!(journal.read(&id).await.unwrap_err().kind(), ErrorKind::Corrupt);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName, StoreHook, StoreOp};
 use barman_snap::engine::RecoverRequest;
 use barman_snap::model::BackupStatus;
+use barman_snap::provider::AfterCut;
 use barman_snap::session::{BackupRequest, Patience, WalPolicy, Wishes};
 use barman_snap::testing::{Call, Delay, ManualClock, MemoryOptions, MemoryProvider, Moment, ScriptedPostgres};
 use barman_snap::{Engine, Error, ErrorKind, Result, Retry};
@@ -94,7 +95,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(group: bool) -> Self {
+    fn new(group: bool, after_cut: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let data = root.join("data");
@@ -106,6 +107,7 @@ impl Place {
             group,
             cut_after: Delay::Polls(2),
             ready_after: Delay::Polls(4),
+            after_cut: AfterCut { promote: after_cut, secure: after_cut },
             ..MemoryOptions::default()
         };
         let provider = MemoryProvider::new(clock.clone(), options);
@@ -169,7 +171,7 @@ async fn every_request_to_the_object_store_may_fail_or_lose_its_reply() {
     let mut counts = std::collections::BTreeMap::new();
     for trouble in TROUBLES {
         for at in 0.. {
-            let place = Place::new(false);
+            let place = Place::new(false, true);
             let troublemaker = Troublemaker::new(at, trouble);
             let space = place.space.with_hook(troublemaker.clone());
             let (worked, verdict) = place.backup_and_recover(space, place.provider.clone()).await;
@@ -189,10 +191,10 @@ async fn every_request_to_the_object_store_may_fail_or_lose_its_reply() {
 #[tokio::test]
 async fn every_call_of_the_provider_may_fail_or_lose_its_reply() {
     let mut table = String::new();
-    for group in [false, true] {
+    for (group, after_cut) in [(false, false), (true, false), (false, true), (true, true)] {
         for trouble in TROUBLES {
             for at in 0.. {
-                let place = Place::new(group);
+                let place = Place::new(group, after_cut);
                 let troublemaker = Troublemaker::new(at, trouble);
                 let (hook, last) = (troublemaker.clone(), Arc::new(std::sync::Mutex::new(String::new())));
                 let name = last.clone();
@@ -212,17 +214,21 @@ async fn every_call_of_the_provider_may_fail_or_lose_its_reply() {
                 if trouble != Trouble::Refused && call == "Create" {
                     assert_eq!(verdict, "published", "{trouble:?} at {call}: found or tried again, not given up");
                 }
-                table.push_str(&format!("group {group:<5} {trouble:<9?} {call:<14} {verdict}\n"));
+                table.push_str(&format!(
+                    "group {group:<5} after the cut {after_cut:<5} {trouble:<9?} {call:<14} {verdict}\n"
+                ));
             }
         }
     }
     println!("{table}");
-    assert!(table.contains("ReplyLost Create"), "{table}");
+    for call in ["Create", "Promote", "Secure"] {
+        assert!(table.contains(&format!("ReplyLost {call}")), "{table}");
+    }
 }
 
 #[tokio::test]
 async fn a_snapshot_that_fails_before_its_cut_undoes_the_backup_and_says_which() {
-    let place = Place::new(false);
+    let place = Place::new(false, false);
     let volume = place.postgres_volume();
     let options = MemoryOptions {
         cut_after: Delay::Polls(2),

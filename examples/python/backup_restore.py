@@ -6,24 +6,24 @@ Run it as the user of the server, with the package installed.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import barman_snap
+from barman_snap.events import Event, StepDone
 
 
-def tell(event: dict[str, Any]) -> None:
-    if event["event"] == "step_done":
-        print(f"{event['step']}: {event['elapsed_ms']} ms", file=sys.stderr)
+def tell(event: Event) -> None:
+    if isinstance(event, StepDone):
+        print(f"{event.step}: {event.elapsed.total_seconds():.3f} s", file=sys.stderr)
 
 
 def main(url: str, server: str, dsn: str, target_dir: str) -> None:
     engine = barman_snap.Engine(url, server)
-    backup = engine.backup(dsn, immediate_checkpoint=True, on_progress=tell)
-    print(f"backup {backup.id} needs WAL from {backup.begin_lsn} to {backup.end_lsn}")
-    for each in engine.list()["backups_list"]:
-        print(each["backup_id"], each["status"])
-    restored = engine.restore(backup.id, target_dir)
-    print("restored to", restored["target"])
+    backup = engine.backup(dsn, immediate_checkpoint=True, on_progress=tell).run()
+    print(f"backup {backup.backup_id} needs WAL from {backup.begin_lsn} to {backup.end_lsn}")
+    for each in engine.list():
+        print(each.backup_id, each.status)
+    restored = engine.restore(backup.backup_id, target_dir, on_progress=tell)
+    print("restored to", restored.target)
 
 
 if __name__ == "__main__":
@@ -31,5 +31,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
-    except barman_snap.BarmanSnapError as error:
+    except barman_snap.Error as error:
         sys.exit(f"{error.kind}: {error}")

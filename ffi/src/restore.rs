@@ -20,7 +20,7 @@ use crate::string::bs_string;
 /// `options` is NULL or a JSON object with any of: tablespaces (an object: name or old directory, and new directory),
 /// in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli, target_exclusive,
 /// target_action, restore_command, wal_restore_program (an array: the words before "wal-restore URL SERVER %f %p"; without
-/// it, barman-snap), standby, dry_run. `cancel` and `progress` may be NULL.
+/// it, barman-snap), standby, snapshot_recovery_instance, mounted, dry_run. `cancel` and `progress` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_restore(
     engine: *const bs_engine,
@@ -58,7 +58,7 @@ pub unsafe extern "C" fn bs_restore(
 /// object; look at its "passed": a backup that was found bad is no error of this call.
 ///
 /// `options` is NULL or a JSON object with any of: work_dir, pg_bin_dir, sql (an array), sql_database, all_wal, timeout_ms,
-/// wal_restore_program. `cancel` and `progress` may be NULL.
+/// wal_restore_program, snapshot_recovery_instance. `cancel` and `progress` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_verify(
     engine: *const bs_engine,

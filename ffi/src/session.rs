@@ -5,13 +5,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use barman_snap::options::{BackupOptions, connect_options, from_json};
-use barman_snap::postgres::PostgresControl;
+use barman_snap::options::{self, BackupOptions, Host, from_json};
 use barman_snap::session::{BackupSession, CancelToken, Phase, Progress};
 use barman_snap::{Error, ErrorKind, Result};
 
 use crate::border::{Out, guard, handle, optional_text};
-use crate::engine::{Host, bs_engine};
+use crate::engine::bs_engine;
 use crate::error::bs_error;
 use crate::progress::{bs_progress, listener};
 use crate::status::bs_status;
@@ -98,10 +97,8 @@ pub unsafe extern "C" fn bs_backup_begin(
         let phase = LastPhase::new();
         let seen = phase.clone();
         let core = engine.host.engine.with_listener(listener(progress, user_data, move |event| seen.see(event)));
-        let session = engine.host.run("backup", async {
-            let control = PostgresControl::connect(&connect_options(connection)).await?;
-            core.backup(Box::new(control), &request).await
-        })?;
+        let begun = options::begin(&core, connection, &request, &CancelToken::new());
+        let session = engine.host.run("backup", begun)?;
         phase.set(session.phase());
         out.set(bs_session {
             host: Arc::clone(&engine.host),

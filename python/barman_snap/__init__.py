@@ -1,18 +1,31 @@
 """Snapshot backups for PostgreSQL: take, catalog, restore and prove them.
 
-The engine is written in Rust; this package translates and decides nothing. Importing it sets nothing up.
+::
 
->>> engine = Engine("/srv/catalog", "pg1")            # doctest: +SKIP
->>> backup = engine.backup("host=/run/postgresql")    # doctest: +SKIP
->>> engine.restore(backup.id, "/srv/restored")        # doctest: +SKIP
+    import barman_snap
+
+    engine = barman_snap.Engine("/srv/catalog", "pg1")
+    backup = engine.backup("host=/run/postgresql").run()
+    engine.restore(backup.backup_id, "/srv/restored")
+
+The engine is written in Rust; this package translates and decides nothing. Importing it sets nothing up: no logger, no
+signal handler, no thread.
+
+* `Engine` is one server in one catalog; everything begins there. `Session` is a backup that is being taken.
+* `Error` is the base of all exceptions.
+* `barman_snap.results` and `barman_snap.events` have what is returned and what is told of progress.
+* `SnapshotProvider` (`barman_snap.provider`) is for snapshots that the engine does not know.
+* `enable_logging` passes what the engine logs on to ``logging``.
 """
 
-from ._native import Backup, Engine, Session, __version__
+from ._native import CancelToken, __version__
+from .engine import Engine
+from .events import Event
 from .exceptions import (
-    BarmanSnapError,
     CancelledError,
     ConflictError,
     CorruptError,
+    Error,
     ExhaustedError,
     FencedError,
     InternalError,
@@ -26,14 +39,20 @@ from .exceptions import (
     UnavailableError,
     UnsupportedError,
 )
+from .logs import disable_logging, enable_logging
+from .provider import SnapshotProvider
+from .results import Backup
+from .session import Session
 
 __all__ = [
     "Backup",
-    "BarmanSnapError",
+    "CancelToken",
     "CancelledError",
     "ConflictError",
     "CorruptError",
     "Engine",
+    "Error",
+    "Event",
     "ExhaustedError",
     "FencedError",
     "InternalError",
@@ -44,8 +63,11 @@ __all__ = [
     "PreconditionError",
     "ProviderError",
     "Session",
+    "SnapshotProvider",
     "StorageError",
     "UnavailableError",
     "UnsupportedError",
     "__version__",
+    "disable_logging",
+    "enable_logging",
 ]

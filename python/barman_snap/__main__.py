@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NoReturn, Optional
 
-from . import BarmanSnapError, Engine
+from . import Engine, Error
 
 _EXIT_CODES = {"invalid_input": 3, "unavailable": 2, "corrupt": 4, "internal": 4}
 
@@ -56,7 +56,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             engine.wal_archive(options.path)
         else:
             engine.wal_restore(options.name, options.destination)
-    except BarmanSnapError as error:
+    except Error as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_CODES.get(error.kind, 1)
     return 0

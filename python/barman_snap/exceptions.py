@@ -1,6 +1,14 @@
 """The exceptions: one base, and one class for each kind of error of the engine.
 
-Callers decide on the class (or ``kind``) and on ``retry``, never on text.
+Callers decide on the class (or ``kind``) and on ``retry``, never on text::
+
+    try:
+        engine.backup(dsn).run()
+    except barman_snap.Error as error:
+        if error.retry == "after":
+            ...
+
+Providers that are written in Python raise them, too.
 """
 
 from __future__ import annotations
@@ -10,10 +18,10 @@ from datetime import timedelta
 from typing import ClassVar, Optional
 
 __all__ = [
-    "BarmanSnapError",
     "CancelledError",
     "ConflictError",
     "CorruptError",
+    "Error",
     "ExhaustedError",
     "FencedError",
     "InternalError",
@@ -29,7 +37,7 @@ __all__ = [
 ]
 
 
-class BarmanSnapError(Exception):
+class Error(Exception):
     """Everything that goes wrong in the engine.
 
     ``str()`` is one line: what went wrong, its causes, and in brackets what to do.
@@ -77,99 +85,99 @@ class BarmanSnapError(Exception):
         self.context = dict(context or {})
 
 
-class InvalidInputError(BarmanSnapError):
+class InvalidInputError(Error):
     """The request itself is wrong: an option, a name, a URL. Change the request."""
 
     kind = "invalid_input"
 
 
-class PreconditionError(BarmanSnapError):
+class PreconditionError(Error):
     """The machine or the server is not in a state in which it could work. Change the surroundings."""
 
     kind = "precondition"
 
 
-class NotFoundError(BarmanSnapError):
+class NotFoundError(Error):
     """The thing asked for does not exist."""
 
     kind = "not_found"
 
 
-class ConflictError(BarmanSnapError):
+class ConflictError(Error):
     """A thing of that name exists and differs, or somebody else was faster."""
 
     kind = "conflict"
 
 
-class FencedError(BarmanSnapError):
+class FencedError(Error):
     """Another driver has taken over this session; this one must not touch it any more."""
 
     kind = "fenced"
 
 
-class PermissionDeniedError(BarmanSnapError):
+class PermissionDeniedError(Error):
     """Credentials or privileges do not allow it."""
 
     kind = "permission_denied"
 
 
-class UnavailableError(BarmanSnapError):
+class UnavailableError(Error):
     """Could not be reached, or did not answer in time."""
 
     kind = "unavailable"
 
 
-class ExhaustedError(BarmanSnapError):
+class ExhaustedError(Error):
     """A limit or quota is in the way."""
 
     kind = "exhausted"
 
 
-class CorruptError(BarmanSnapError):
+class CorruptError(Error):
     """Stored bytes are not what they should be."""
 
     kind = "corrupt"
 
 
-class PostgresError(BarmanSnapError):
+class PostgresError(Error):
     """PostgreSQL refused a statement, or its connection was lost. ``sqlstate`` says which."""
 
     kind = "postgres"
 
 
-class ProviderError(BarmanSnapError):
+class ProviderError(Error):
     """The snapshot provider refused, or a snapshot failed."""
 
     kind = "provider"
 
 
-class StorageError(BarmanSnapError):
+class StorageError(Error):
     """The object store or the local file system failed."""
 
     kind = "storage"
 
 
-class CancelledError(BarmanSnapError):
+class CancelledError(Error):
     """It was cancelled."""
 
     kind = "cancelled"
 
 
-class UnsupportedError(BarmanSnapError):
+class UnsupportedError(Error):
     """The provider or the platform cannot do this at all."""
 
     kind = "unsupported"
 
 
-class InternalError(BarmanSnapError):
+class InternalError(Error):
     """A defect of barman_snap."""
 
     kind = "internal"
 
 
-_BY_KIND: dict[str, type[BarmanSnapError]] = {each.kind: each for each in BarmanSnapError.__subclasses__()}
+_BY_KIND: dict[str, type[Error]] = {each.kind: each for each in Error.__subclasses__()}
 
 
-def _class_of(kind: str) -> type[BarmanSnapError]:
+def _class_of(kind: str) -> type[Error]:
     """The class for a kind; the base for one that this file does not know yet."""
-    return _BY_KIND.get(kind, BarmanSnapError)
+    return _BY_KIND.get(kind, Error)

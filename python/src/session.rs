@@ -1,122 +1,108 @@
-//! `barman_snap.Session`: a backup that is being taken, and who is told of it.
+//! `barman_snap._native.Session`, the base of `barman_snap.Session`: a backup that is being taken.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use barman_snap::options::connect_options;
-use barman_snap::postgres::PostgresControl;
-use barman_snap::session::{BackupRequest, BackupSession, CancelToken, Listener, Phase, Progress, Step};
+use barman_snap::options::{self, BackupOptions, Host};
+use barman_snap::session::{BackupRequest, BackupSession, CancelToken as Token, Listener, Phase, Progress, Step};
 use barman_snap::{Error, ErrorKind};
-use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::backup::Backup;
+use crate::cancel::{CancelToken, given};
+use crate::engine::Engine;
 use crate::errors::exception;
-use crate::host::Host;
-use crate::values::python;
+use crate::values::{options as read, python};
+use crate::waiting::wait;
+use crate::watcher::{Watcher, lock};
 
-/// `barman_snap.Session`
-#[pyclass(frozen, module = "barman_snap")]
+/// A backup whose id is claimed. `barman_snap.Session` says what the methods mean.
+#[pyclass(frozen, subclass, module = "barman_snap._native")]
 pub(crate) struct Session {
     host: Arc<Host>,
-    session: Mutex<BackupSession>,
-    cancel: CancelToken,
+    // Taken in `drop` only.
+    session: Mutex<Option<BackupSession>>,
+    cancel: Token,
     watcher: Arc<Watcher>,
+    phase: Arc<Mutex<Phase>>,
     backup_id: String,
 }
 
-/// Sees every event: remembers the phase, and passes the event on.
-struct Watcher {
-    phase: Mutex<Phase>,
-    on_progress: Option<Py<PyAny>>,
-    // What on_progress raised, and the switch to end the session with then; the session is made after its listener.
-    raised: Mutex<Option<PyErr>>,
-    cancel: Mutex<Option<CancelToken>>,
-}
+/// The session, while one thread drives it.
+struct Driven<'a>(MutexGuard<'a, Option<BackupSession>>);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Watcher {
-    fn see(&self, progress: &Progress) {
-        match progress {
-            Progress::StepDone { phase, .. } => *lock(&self.phase) = *phase,
-            Progress::Undoing { .. } => *lock(&self.phase) = Phase::Undoing,
-            _ => {}
-        }
-        let Some(on_progress) = &self.on_progress else { return };
-        // Once it has failed it is not called again: the session is only being undone.
-        if lock(&self.raised).is_some() {
-            return;
-        }
-        let told = Python::try_attach(|py| on_progress.call1(py, (python(py, progress)?,)).map(drop));
-        if let Some(Err(raised)) = told {
-            lock(&self.raised).replace(raised);
-            self.cancel_if_raised();
-        }
-    }
-
-    fn cancel_if_raised(&self) {
-        if let (Some(cancel), Some(_)) = (&*lock(&self.cancel), &*lock(&self.raised)) {
-            cancel.cancel();
-        }
+impl Driven<'_> {
+    fn session(&mut self) -> barman_snap::Result<&mut BackupSession> {
+        self.0.as_mut().ok_or_else(|| Error::internal("the session has been dropped"))
     }
 }
 
 impl Session {
-    /// Plans a backup and claims its id.
-    pub(crate) fn begin(
-        py: Python<'_>,
-        host: &Arc<Host>,
-        connection: Option<&str>,
-        request: &BackupRequest,
-        on_progress: Option<Py<PyAny>>,
-    ) -> PyResult<Self> {
-        let watcher = Arc::new(Watcher {
-            phase: Mutex::new(Phase::Planned),
-            on_progress,
-            raised: Mutex::new(None),
-            cancel: Mutex::new(None),
-        });
-        let seen = Arc::clone(&watcher);
-        let engine = host.engine.with_listener(Listener::new(move |progress| seen.see(progress)));
-        let session = host.wait(py, "backup", None, || async {
-            let control = PostgresControl::connect(&connect_options(connection)).await?;
-            engine.backup(Box::new(control), request).await
-        })?;
-        let cancel = session.cancel_token();
-        *lock(&watcher.cancel) = Some(cancel.clone());
-        watcher.cancel_if_raised();
-        let backup_id = session.backup_id().to_string();
-        Ok(Self { host: Arc::clone(host), session: Mutex::new(session), cancel, watcher, backup_id })
-    }
-
-    /// The session, for the one thread that drives it.
-    fn drive(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, BackupSession>> {
+    fn drive(&self, py: Python<'_>) -> PyResult<Driven<'_>> {
         match self.session.try_lock() {
-            Ok(session) => Ok(session),
+            Ok(session) => Ok(Driven(session)),
             // A step that panicked has stopped the session where it was; its next step looks first, as after a crash.
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(Driven(poisoned.into_inner())),
             Err(TryLockError::WouldBlock) => {
                 Err(exception(py, &Error::new(ErrorKind::Conflict, "another thread is driving this session")))
             }
         }
     }
 
-    /// The result of driving; an exception of on_progress comes first, because it is why the session was cancelled.
-    fn outcome<T>(&self, py: Python<'_>, result: PyResult<T>) -> PyResult<T> {
-        match (lock(&self.watcher.raised).take(), result) {
-            (None, result) => result,
-            (Some(raised), result) => {
-                raised.set_cause(py, result.err());
-                Err(raised)
-            }
-        }
+    /// Does some work with the session, and notes the phase that it leaves.
+    fn work<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl AsyncFnOnce(&mut BackupSession) -> barman_snap::Result<T> + Send,
+    ) -> PyResult<T> {
+        let mut driven = self.drive(py)?;
+        let session = driven.session().map_err(|error| exception(py, &error))?;
+        let driven_session = &mut *session;
+        let result = wait(py, &self.host, "backup", Some(&self.cancel), move || work(driven_session));
+        *lock(&self.phase) = session.phase();
+        drop(driven);
+        self.watcher.outcome(py, result)
     }
 }
 
 #[pymethods]
 impl Session {
+    /// Connects, plans and claims an id. `cancel` is for the time until this returns.
+    #[new]
+    #[pyo3(signature = (engine, connection, options, on_progress, cancel=None))]
+    fn new(
+        py: Python<'_>,
+        engine: &Bound<'_, Engine>,
+        connection: Option<&str>,
+        options: &Bound<'_, PyDict>,
+        on_progress: Option<Py<PyAny>>,
+        cancel: Option<Py<CancelToken>>,
+    ) -> PyResult<Self> {
+        let host = Arc::clone(&engine.get().host);
+        let request: BackupRequest = read::<BackupOptions>(options)?.into();
+        // The one with which the session can be cancelled is made with it; this one is fired in its place until then.
+        let beginning = given(cancel);
+        let watcher = Arc::new(Watcher::new(on_progress, beginning.clone()));
+        let phase = Arc::new(Mutex::new(Phase::Planned));
+        let (told, seen) = (Arc::clone(&watcher), Arc::clone(&phase));
+        let listener = Listener::new(move |progress: &Progress| {
+            match progress {
+                Progress::StepDone { phase, .. } => *lock(&seen) = *phase,
+                Progress::Undoing { .. } => *lock(&seen) = Phase::Undoing,
+                _ => {}
+            }
+            told.tell(progress);
+        });
+        let core = host.engine.with_listener(listener);
+        let begin = || options::begin(&core, connection, &request, &beginning);
+        let begun = wait(py, &host, "backup", Some(&beginning), begin);
+        let session = watcher.outcome(py, begun)?;
+        let cancel = session.cancel_token();
+        watcher.aim(cancel.clone());
+        let backup_id = session.backup_id().to_string();
+        Ok(Self { host, session: Mutex::new(Some(session)), cancel, watcher, phase, backup_id })
+    }
+
     #[getter]
     fn backup_id(&self) -> &str {
         &self.backup_id
@@ -124,67 +110,42 @@ impl Session {
 
     #[getter]
     fn phase(&self) -> &'static str {
-        lock(&self.watcher.phase).as_str()
+        lock(&self.phase).as_str()
     }
 
-    /// Runs it to its end.
-    pub(crate) fn run(&self, py: Python<'_>) -> PyResult<Backup> {
-        let mut session = self.drive(py)?;
-        let driven = &mut *session;
-        let result = self.host.wait(py, "backup", Some(&self.cancel), move || driven.run());
-        *lock(&self.watcher.phase) = session.phase();
-        drop(session);
-        self.outcome(py, result).map(Backup::from)
+    /// Whether it can still be driven, and has to be: not over, not stuck, and not in a fork of its process.
+    #[getter]
+    fn _is_open(&self) -> bool {
+        let phase = *lock(&self.phase);
+        self.host.is_at_home() && !phase.is_final() && phase != Phase::Stuck
     }
 
-    fn next_step(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
-        let mut session = self.drive(py)?;
-        let driven = &mut *session;
-        let result = self.host.wait(py, "backup", Some(&self.cancel), move || driven.next_step());
-        *lock(&self.watcher.phase) = session.phase();
-        drop(session);
-        Ok(self.outcome(py, result)?.map(Step::as_str))
+    fn _run(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        python(py, &self.work(py, async |session: &mut BackupSession| session.run().await)?)
+    }
+
+    fn _next_step(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
+        Ok(self.work(py, async |session: &mut BackupSession| session.next_step().await)?.map(Step::as_str))
+    }
+
+    /// What it has come to, if it is published.
+    fn _summary(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let mut driven = self.drive(py)?;
+        let summary = driven.session().and_then(|session| session.summary());
+        python(py, &summary.map_err(|error| exception(py, &error))?)
     }
 
     fn cancel(&self) {
         self.cancel.cancel();
     }
+}
 
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    /// Without an exception, what is left is run. With one, the session is cancelled and undone.
-    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        exc_type: Option<Py<PyAny>>,
-        exc_value: Option<Py<PyAny>>,
-        traceback: Option<Py<PyAny>>,
-    ) -> PyResult<bool> {
-        let _ = (exc_value, traceback);
-        let phase = self.drive(py)?.phase();
-        if phase.is_final() || phase == Phase::Stuck {
-            return Ok(false);
+impl Drop for Session {
+    fn drop(&mut self) {
+        let session = self.session.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // In a fork its connection is that of the parent, which goes on using it.
+        if !self.host.is_at_home() {
+            mem::forget(session);
         }
-        if exc_type.is_none() {
-            return self.run(py).map(|_| false);
-        }
-        self.cancel.cancel();
-        let left = self.run(py).err();
-        // The exception that is under way is what the caller wants to see, unless something was left behind.
-        if self.phase() != Phase::Undone.as_str()
-            && let Some(left) = left
-        {
-            let message = format!("backup {} was left {}: {}", self.backup_id, self.phase(), left.value(py));
-            let message = std::ffi::CString::new(message).unwrap_or_default();
-            PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &message, 1)?;
-        }
-        Ok(false)
-    }
-
-    fn __repr__(&self) -> String {
-        format!("Session(backup_id='{}', phase='{}')", self.backup_id, self.phase())
     }
 }

@@ -1,8 +1,9 @@
-//! Python values that are not plain: paths as text, times, and JSON.
+//! Python values that are not plain: paths as text, options, and JSON. Python's own `json` reads and writes them.
 
 use std::path::PathBuf;
 
 use barman_snap::Error;
+use barman_snap::options::from_json;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde::Serialize;
@@ -17,29 +18,16 @@ pub(crate) fn path_text(py: Python<'_>, name: &str, path: PathBuf) -> PyResult<S
         .map_err(|path| exception(py, &Error::invalid(format!("{name} is not UTF-8: {}", path.display()))))
 }
 
-/// A time: text as the engine reads it, or a `datetime`, whose text that is.
-pub(crate) fn time_text(time: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
-    time.map(|time| match time.hasattr("isoformat")? {
-        true => time.call_method1("isoformat", (" ",))?.extract(),
-        false => time.extract(),
-    })
-    .transpose()
+/// Options that came as a dictionary.
+pub(crate) fn options<T: DeserializeOwned + Default>(options: &Bound<'_, PyDict>) -> PyResult<T> {
+    let py = options.py();
+    let text: String = py.import("json")?.call_method1("dumps", (options,))?.extract()?;
+    from_json(Some(&text)).map_err(|error| exception(py, &error))
 }
 
-/// One of the words that the engine knows for an option.
-pub(crate) fn word<T: DeserializeOwned>(py: Python<'_>, option: &str, text: &str) -> PyResult<T> {
-    serde_json::from_value(text.into())
-        .map_err(|error| exception(py, &Error::invalid(format!("not a good {option}: {text:?}")).with_source(error)))
-}
-
-/// What the engine serializes, as Python's own `json` reads it.
+/// What the engine serializes.
 pub(crate) fn python(py: Python<'_>, value: &impl Serialize) -> PyResult<Py<PyAny>> {
     let text = serde_json::to_string(value)
         .map_err(|error| exception(py, &Error::internal("cannot write JSON").with_source(error)))?;
     Ok(py.import("json")?.call_method1("loads", (text,))?.unbind())
-}
-
-/// The same for a value that is a JSON object.
-pub(crate) fn python_dict(py: Python<'_>, value: &impl Serialize) -> PyResult<Py<PyDict>> {
-    Ok(python(py, value)?.into_bound(py).cast_into::<PyDict>()?.unbind())
 }

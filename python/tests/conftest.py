@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+
+from barman_snap import Engine
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "python"
 
 SERVER_USER: Optional[str] = "postgres" if os.geteuid() == 0 else None
 
@@ -61,8 +66,24 @@ class Server:
         return as_server_user(self.bin_dir / "psql", "-XAtq", "-d", self.dsn, "-c", statement).stdout.strip()
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
+def ids(engine: Engine) -> list[str]:
+    """The backups in the catalog."""
+    return [each.backup_id for each in engine.list()]
+
+
+def clean_slate(engine: Engine) -> bool:
+    """Nothing is in the catalog, no session is open, and no snapshot belongs to nobody."""
+    left = engine.gc()
+    return not ids(engine) and not left.orphans and not left.open_sessions and left.refusal is None
+
+
+def slow_backup(postgres: Server) -> None:
+    """Makes the checkpoint of the next backup take a while, unless it is asked to be immediate."""
+    postgres.sql("CREATE TABLE much AS SELECT repeat(md5(g::text), 10) FROM generate_series(1, 50000) g")
+
+
+@contextlib.contextmanager
+def _short_directory() -> Iterator[Path]:
     """A directory of the server user, with a short path: sockets may have 107 bytes only."""
     base = os.environ.get("BARMAN_SNAP_TEST_DIR", "/var/tmp")
     path = Path(tempfile.mkdtemp(prefix=f"bsnap-{os.getpid()}-", dir=base))
@@ -74,17 +95,44 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def postgres(place: Path) -> Iterator[Server]:
+def place() -> Iterator[Path]:
+    """A directory of the server user for one test."""
+    with _short_directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[tuple[Path, Path]]:
+    """The programs of PostgreSQL, and a data directory to copy: initdb takes longer than most tests."""
     bin_dir = _bin_dir()
     if bin_dir is None:
         assert os.environ.get("CI") != "true", "CI must have PostgreSQL"
         pytest.skip("needs PostgreSQL")
-    data = place / "data"
-    as_server_user(bin_dir / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync")
-    server = Server(bin_dir, data, place)
+    with _short_directory() as path:
+        as_server_user(bin_dir / "initdb", "-D", path / "data", "-U", "postgres", "-A", "trust", "--no-sync")
+        yield bin_dir, path / "data"
+
+
+def _server(cluster: tuple[Path, Path], place: Path) -> Iterator[Server]:
+    bin_dir, template = cluster
+    as_server_user("cp", "-a", template, place / "data")
+    server = Server(bin_dir, place / "data", place)
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def postgres(place: Path, cluster: tuple[Path, Path]) -> Iterator[Server]:
+    """A server with its socket, and its data directory, in ``place``."""
+    yield from _server(cluster, place)
+
+
+@pytest.fixture
+def other(place: Path, cluster: tuple[Path, Path]) -> Iterator[Server]:
+    """Another server."""
+    as_server_user("mkdir", place / "o")
+    yield from _server(cluster, place / "o")
 
 
 @pytest.fixture

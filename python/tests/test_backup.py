@@ -1,41 +1,33 @@
-"""Backups of a real server, and what becomes of them when something is in the way."""
+"""Backups of a real server: what they say, how they are restored, and how they are proven."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
+import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import barman_snap
-from barman_snap import Engine
-from conftest import Server, as_server_user
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "python" / "backup_restore.py"
-
-
-def ids(engine: Engine) -> list[str]:
-    return [each["backup_id"] for each in engine.list()["backups_list"]]
+from barman_snap import Engine, Event
+from barman_snap.events import Checking, Made, Prepared, StepDone
+from barman_snap.results import CatalogEntry, Proof
+from conftest import EXAMPLES, Server, as_server_user, clean_slate, ids
 
 
-def clean_slate(engine: Engine) -> bool:
-    """Nothing is in the catalog, no session is open, and no snapshot belongs to nobody."""
-    left = engine.gc()
-    return not ids(engine) and not left["orphans"] and not left["open_sessions"]
+def example(place: Path, name: str) -> Path:
+    """An example where the user of the servers can read it."""
+    copy = place / name
+    copy.write_text((EXAMPLES / name).read_text())
+    return copy
 
 
 def test_a_backup_taken_from_python_becomes_a_server_again(
     place: Path, postgres: Server, restored: Server, python: Path
 ) -> None:
     postgres.sql("CREATE TABLE t AS SELECT g FROM generate_series(1, 10000) g")
-    example = place / "example.py"
-    example.write_text(EXAMPLE.read_text())
-    ran = as_server_user(python, example, place / "catalog", "pg1", postgres.dsn, restored.data)
+    program = example(place, "backup_restore.py")
+    ran = as_server_user(python, program, place / "catalog", "pg1", postgres.dsn, restored.data)
     assert "DONE" in ran.stdout and f"restored to {restored.data}" in ran.stdout
     assert "publish" in ran.stderr
     postgres.sql("DROP TABLE t")
@@ -43,141 +35,129 @@ def test_a_backup_taken_from_python_becomes_a_server_again(
     assert restored.sql("SELECT count(*), sum(g) FROM t") == "10000|50005000"
 
 
+def test_backups_of_several_servers_at_once(place: Path, postgres: Server, other: Server, python: Path) -> None:
+    program = example(place, "async_backups.py")
+    ran = as_server_user(python, program, place / "catalog", f"a={postgres.dsn}", f"b={other.dsn}")
+    assert ran.stdout.count("in backup mode") == 2
+    assert "a: publish" in ran.stderr and "b: publish" in ran.stderr
+
+
 def test_a_backup_says_what_it_came_to(place: Path, postgres: Server) -> None:
     engine = Engine(place / "catalog", "pg1", wal_timeout=timedelta(seconds=30))
-    events: list[dict[str, Any]] = []
-    backup = engine.backup(postgres.dsn, name="nightly", immediate_checkpoint=True, on_progress=events.append)
-    assert ids(engine) == [backup.id]
+    events: list[Event] = []
+    begun = datetime.now(timezone.utc)
+    backup = engine.backup(postgres.dsn, name="nightly", immediate_checkpoint=True, on_progress=events.append).run()
+    assert ids(engine) == [backup.backup_id]
     assert len(backup.snapshots) >= 1
     assert backup.backup_mode >= backup.cut > timedelta(0)
-    assert backup.id in repr(backup)
-    assert engine.show("nightly")["status"] == "DONE"
-    steps = [each["step"] for each in events if each["event"] == "step_done"]
+    assert backup.backup_id in repr(backup)
+    steps = [event.step for event in events if isinstance(event, StepDone)]
     assert steps[0] == "start" and steps[-1] == "publish"
-    engine.keep(backup.id, "full")
-    assert engine.show("last")["keep"] == "full"
+
+    entry = engine.show("nightly")
+    assert (entry.status, entry.name, entry.begin_lsn, entry.pgdata) == (
+        "DONE", "nightly", backup.begin_lsn, postgres.data
+    )  # fmt: skip
+    assert entry.begin_time is not None and entry.end_time is not None
+    assert begun - timedelta(seconds=2) < entry.begin_time <= entry.end_time
+    assert entry.to_dict()["copy_stats"], "what has no field is kept"
+    assert CatalogEntry.from_dict(entry.to_dict()) == entry
+
+    engine.keep(backup.backup_id, "full")
+    assert engine.show("last").keep == "full"
     with pytest.raises(barman_snap.PreconditionError):
-        engine.delete(backup.id)
-    engine.keep(backup.id)
-    engine.delete(backup.id)
+        engine.delete(backup.backup_id)
+    engine.keep(backup.backup_id)
+    would = engine.delete(backup.backup_id, dry_run=True)
+    assert ids(engine) == [backup.backup_id]
+    assert [each.backup_id for each in would.backups] == [backup.backup_id]
+    assert {each.name for each in would.backups[0].snapshots} == set(backup.snapshots)
+    assert engine.delete(backup.backup_id) == would
     assert clean_slate(engine)
+
+
+def test_a_check_tells_each_thing_in_a_line(place: Path, postgres: Server) -> None:
+    engine = Engine(place / "catalog", "pg1")
+    report = engine.check(postgres.dsn)
+    # The server of these tests archives nothing.
+    assert [line.name for line in report.failures] == ["archiving"] and report.failures[0].hint
+    assert not report.ok and len(report.lines) > 5
+    assert engine.check(postgres.dsn, wal_external=True).ok
+    unreachable = engine.check(f"host={place}/nowhere")
+    assert "PostgreSQL" in [line.name for line in unreachable.failures]
 
 
 def test_a_restore_is_planned_before_anything_is_done(place: Path, postgres: Server) -> None:
     engine = Engine(place / "catalog", "pg1")
-    backup = engine.backup(postgres.dsn, immediate_checkpoint=True)
+    backup = engine.backup(postgres.dsn, immediate_checkpoint=True).run().backup_id
     target = place / "target"
-    plan = engine.restore(backup.id, target, dry_run=True)
-    assert plan["target"] == str(target) and not target.exists()
-    with pytest.raises(barman_snap.BarmanSnapError):
-        engine.restore(backup.id, target, target_time=datetime(2001, 1, 1, tzinfo=timezone.utc))
+    plan = engine.plan_restore(backup, target)
+    assert plan.target == target and not target.exists() and plan.backup_id == backup
+    assert plan.to_dict()["settings"]
+    with pytest.raises(barman_snap.Error):
+        engine.restore(backup, target, target_time=datetime(2001, 1, 1, tzinfo=timezone.utc))
+    with pytest.raises(barman_snap.InvalidInputError, match="no zone"):
+        engine.restore(backup, target, target_time=datetime(2001, 1, 1))
     with pytest.raises(barman_snap.InvalidInputError):
-        engine.restore(backup.id, target, tablespaces={"none": place / "none"})
+        engine.restore(backup, target, tablespaces={"none": place / "none"})
     assert not target.exists()
     target.mkdir()
     (target / "precious").touch()
-    with pytest.raises(barman_snap.BarmanSnapError):
-        engine.restore(backup.id, target)
+    with pytest.raises(barman_snap.Error):
+        engine.restore(backup, target)
     assert [each.name for each in target.iterdir()] == ["precious"]
 
 
-def test_a_session_can_be_stepped(place: Path, postgres: Server) -> None:
+def test_a_restore_tells_how_far_it_is_and_can_be_stopped(place: Path, postgres: Server) -> None:
     engine = Engine(place / "catalog", "pg1")
-    session = engine.session(postgres.dsn, immediate_checkpoint=True)
-    assert session.phase == "planned"
-    steps = []
-    while True:
-        step = session.next_step()
-        if step is None:
-            break
-        steps.append(step)
-    assert steps[0] == "start" and steps[-1] == "publish"
-    assert session.phase == "published" and ids(engine) == [session.backup_id]
+    backup = engine.backup(postgres.dsn, immediate_checkpoint=True).run().backup_id
+    events: list[Event] = []
+    restored = engine.restore(backup, place / "one", on_progress=events.append)
+    assert restored.target == place / "one" and restored.duration > timedelta(0)
+    assert Made in map(type, events) and isinstance(events[-1], Prepared)
 
+    def stop(event: Event) -> None:
+        if isinstance(event, Made):
+            raise KeyError("enough")
 
-def test_the_end_of_the_block_runs_what_is_left(place: Path, postgres: Server) -> None:
-    engine = Engine(place / "catalog", "pg1")
-    with engine.session(postgres.dsn, immediate_checkpoint=True) as session:
-        assert session.next_step() == "start"
-    assert session.phase == "published" and ids(engine) == [session.backup_id]
-
-
-def test_an_exception_in_the_block_undoes_the_backup(place: Path, postgres: Server) -> None:
-    engine = Engine(place / "catalog", "pg1")
-    with pytest.raises(ZeroDivisionError):
-        with engine.session(postgres.dsn, immediate_checkpoint=True) as session:
-            while session.phase != "snapshotting":
-                session.next_step()
-            _ = 1 / 0
-    assert session.phase == "undone" and clean_slate(engine)
-
-
-def test_a_listener_that_raises_undoes_the_backup(place: Path, postgres: Server) -> None:
-    engine = Engine(place / "catalog", "pg1")
-
-    def tell(event: dict[str, Any]) -> None:
-        if event["event"] == "step_done" and event["step"] == "snapshot":
-            raise KeyError("listener")
-
-    with pytest.raises(KeyError, match="listener") as raised:
-        engine.backup(postgres.dsn, immediate_checkpoint=True, on_progress=tell)
+    with pytest.raises(KeyError, match="enough") as raised:
+        engine.restore(backup, place / "two", on_progress=stop)
     assert isinstance(raised.value.__cause__, barman_snap.CancelledError)
-    assert clean_slate(engine)
-
-
-def test_the_engine_refuses_to_wait_within_itself(place: Path, postgres: Server) -> None:
-    engine = Engine(place / "catalog", "pg1")
-    with pytest.raises(barman_snap.InvalidInputError, match="on_progress"):
-        engine.backup(postgres.dsn, immediate_checkpoint=True, on_progress=lambda event: engine.list())
-    assert clean_slate(engine)
-
-
-def slow_backup(postgres: Server) -> None:
-    """Makes the checkpoint of the next backup take a while, unless it is asked to be immediate."""
-    postgres.sql("CREATE TABLE much AS SELECT repeat(md5(g::text), 10) FROM generate_series(1, 50000) g")
-
-
-def test_ctrl_c_undoes_the_backup(place: Path, postgres: Server) -> None:
-    slow_backup(postgres)
-    engine = Engine(place / "catalog", "pg1")
-    interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
-    begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt) as raised:
-        engine.backup(postgres.dsn)
-    assert time.monotonic() - begun < 20
-    assert isinstance(raised.value.__cause__, barman_snap.CancelledError)
-    assert clean_slate(engine)
-
-
-def test_another_thread_runs_and_cancels_meanwhile(place: Path, postgres: Server) -> None:
-    slow_backup(postgres)
-    engine = Engine(place / "catalog", "pg1")
-    session = engine.session(postgres.dsn)
-    seen: list[object] = []
-
-    def meddle() -> None:
-        time.sleep(0.5)
-        seen.append(session.phase)
-        try:
-            session.next_step()
-        except barman_snap.ConflictError as error:
-            seen.append(error.kind)
-        session.cancel()
-
-    thread = threading.Thread(target=meddle)
-    thread.start()
-    with pytest.raises(barman_snap.CancelledError) as raised:
-        session.run()
-    thread.join()
-    assert seen == ["planned", "conflict"]
-    assert raised.value.context["ended"] == "undone"
-    assert clean_slate(engine)
+    cancel = barman_snap.CancelToken()
+    cancel.cancel()
+    with pytest.raises(barman_snap.CancelledError):
+        engine.restore(backup, place / "three", cancel=cancel)
+    assert not (place / "two").exists() and not (place / "three").exists()
 
 
 def test_verify_proves_a_backup(place: Path, postgres: Server) -> None:
     engine = Engine(place / "catalog", "pg1")
-    engine.backup(postgres.dsn, immediate_checkpoint=True)
-    proof = engine.verify(sql=["SELECT 1"], pg_bin_dir=postgres.bin_dir)
-    assert proof["passed"], proof
-    assert len(engine.show("last")["proofs"]) == 1
+    engine.backup(postgres.dsn, immediate_checkpoint=True).run()
+    events: list[Event] = []
+    proof = engine.verify(sql=["SELECT 1, NULL"], pg_bin_dir=postgres.bin_dir, on_progress=events.append)
+    assert proof.passed, proof
+    assert proof.sql[0].rows == (("1", None),)
+    assert proof.started_at <= proof.finished_at and proof.started_at.tzinfo is not None
+    assert any(isinstance(event, Checking) for event in events)
+    assert engine.show("last").proofs == (proof,)
+    assert Proof.from_dict(proof.to_dict()) == proof
+
+
+def test_the_package_is_the_installed_one() -> None:
+    place = Path(barman_snap.__file__).resolve()
+    assert "site-packages" in place.parts, f"these tests are for the wheel, not for {place}"
+    assert (place.parent / "py.typed").exists()
+
+
+def test_help_reads_well(python: Path) -> None:
+    ran = subprocess.run(
+        [str(python), "-c", "import barman_snap; help(barman_snap.Engine); help(barman_snap)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "snapshot_provider: What takes the snapshots" in ran.stdout
+    for name in barman_snap.__all__:
+        value = getattr(barman_snap, name)
+        assert name.startswith("__") or (value.__doc__ or "").strip(), f"{name} says nothing of itself"
+        for member in vars(value) if isinstance(value, type) else ():
+            if not member.startswith("_") and callable(getattr(value, member)):
+                assert getattr(value, member).__doc__, f"{name}.{member} says nothing of itself"

@@ -11,13 +11,14 @@ import pytest
 
 import barman_snap
 from barman_snap import Engine
+from barman_snap.results import Garbage, Listing
 
 
 def test_a_new_catalog_is_empty(tmp_path: Path) -> None:
     engine = Engine(tmp_path / "catalog", "pg1")
-    assert engine.list() == {"backups_list": [], "unreadable": [], "sessions": []}
+    assert engine.list() == Listing(backups=()) and not engine.list() and len(engine.list()) == 0
     assert engine.recover() == []
-    assert engine.gc()["orphans"] == []
+    assert engine.gc() == Garbage()
     assert (engine.server, engine.url) == ("pg1", str(tmp_path / "catalog"))
 
 
@@ -34,15 +35,19 @@ def test_bad_requests_are_invalid_input(tmp_path: Path) -> None:
     with pytest.raises(barman_snap.InvalidInputError):
         Engine(tmp_path, "../pg1")
     with pytest.raises(barman_snap.InvalidInputError, match="addressing_style"):
-        Engine(tmp_path, "pg1", addressing_style="sideways")
+        Engine(tmp_path, "pg1", addressing_style="sideways")  # type: ignore[arg-type]
     with pytest.raises(barman_snap.InvalidInputError):
         Engine(tmp_path, "pg1").recover("not an id")
     with pytest.raises(barman_snap.InvalidInputError):
         Engine(tmp_path, "pg1").delete()
     with pytest.raises(barman_snap.UnsupportedError):
         Engine(tmp_path, "pg1", snapshot_provider="floppy")
+    with pytest.raises(barman_snap.InvalidInputError, match="not a good aws"):
+        Engine(tmp_path, "pg1", aws={"regoin": "eu-west-1"})  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(barman_snap.InvalidInputError, match="duration"):
+        Engine(tmp_path, "pg1", wal_timeout=-1)
     with pytest.raises(TypeError):
-        Engine(tmp_path, "pg1", "http://s3")  # type: ignore[call-arg]
+        Engine(tmp_path, "pg1", "http://s3")  # type: ignore[misc]
 
 
 def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
@@ -91,22 +96,24 @@ def test_a_forked_child_is_refused(tmp_path: Path) -> None:
         code = 1
         try:
             engine.list()
-        except barman_snap.PreconditionError:
-            code = 0
+        except barman_snap.PreconditionError as error:
+            code = 0 if "forked" in str(error) and error.hint else 2
         finally:
+            del engine
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not engine.list(), "the engine of the parent goes on"
 
 
 def test_an_engine_may_be_used_by_several_threads(tmp_path: Path) -> None:
     engine = Engine(tmp_path, "pg1")
     seen: list[object] = []
-    threads = [threading.Thread(target=lambda: seen.append(engine.list()["backups_list"])) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: seen.append(engine.list().backups)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen == [[]] * 8
+    assert seen == [()] * 8
 
 
 def test_importing_it_sets_nothing_up(python: Path) -> None:

@@ -59,6 +59,8 @@ class AwsCloud(Cloud):
 
     def __init__(self, place: Place) -> None:
         """Starts the server."""
+        if place.tls:
+            raise ValueError("every client of AWS can be told an endpoint, so there is no HTTPS here")
         super().__init__(place)
         self.ebs = Ebs(self.store, self.settings)
         moto.ec2.urls.url_paths["{0}/"] = responses(self.ebs).dispatch
@@ -118,7 +120,10 @@ class AwsCloud(Cloud):
             except NoReply:
                 drop(environ["werkzeug.socket"])
                 raise ConnectionAbortedError from None
-        start_response(f"{response.status} {_REASONS.get(response.status, 'Status')}", list(response.headers.items()))
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        if method != "HEAD":
+            headers["content-length"] = str(len(response.body))
+        start_response(f"{response.status} {_REASONS.get(response.status, 'Status')}", list(headers.items()))
         return [response.body]
 
     def _answer(self, environ: Environ, body: bytes) -> Response:
@@ -308,7 +313,7 @@ def refusal(service: str, kind: str, _subject: Subject, _seconds: float) -> Resp
     else:
         text = f"<ErrorResponse><Error><Type>Sender</Type>{error}</Error><RequestId>{request}</RequestId></ErrorResponse>"
     body = b'<?xml version="1.0" encoding="UTF-8"?>\n' + text.encode()
-    return Response(status, body, {"Content-Type": "text/xml", "Content-Length": str(len(body))}, code)
+    return Response(status, body, {"Content-Type": "text/xml"}, code)
 
 
 def s3_action(environ: Environ) -> str:

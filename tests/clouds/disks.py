@@ -48,6 +48,8 @@ from pathlib import Path
 from . import devices
 
 GIB = 1 << 30
+SECTOR = 4096
+"""Bytes of a sector of every disk."""
 
 # _IOW(0x94, 13, struct file_clone_range), linux/fs.h
 _FICLONERANGE = 0x4020940D
@@ -172,7 +174,9 @@ class Store:
             return disk.paths
 
     def _loop(self, disk: Disk) -> str:
-        command = ["losetup", "-f", "--show", "-o", str(disk.offset), "--sizelimit", str(disk.size)]
+        # Left to itself, the kernel takes what the array needs for direct I/O, and that is more from the first clone on.
+        # A disk whose sectors have grown since its file system was made cannot be mounted.
+        command = ["losetup", "-f", "--show", "-b", str(SECTOR), "-o", str(disk.offset), "--sizelimit", str(disk.size)]
         array = str(self._mount / "array")
         try:
             return run(*command, "--direct-io=on", array)

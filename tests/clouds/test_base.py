@@ -138,6 +138,16 @@ def test_two_disks_are_cut_at_one_instant(store: Store) -> None:
     assert values[-1][0] > 1
 
 
+def test_a_disk_keeps_its_sectors_when_it_is_cut_and_copied(store: Store) -> None:
+    disk = store.create("a", GIB)
+    (path,) = store.attach(disk, free_name())
+    before = run("blockdev", "--getss", path)
+    (again,) = store.attach(store.create("b", GIB, store.cut([disk])[0]), free_name())
+    assert run("blockdev", "--getss", again) == before == run("blockdev", "--getss", path)
+    # Without this the page cache of the machine would be part of the medium.
+    assert run("losetup", "-n", "-O", "DIO", str(disk.loop)) == "1"
+
+
 def test_a_name_below_dev_belongs_to_one(store: Store, tmp_path_factory: pytest.TempPathFactory) -> None:
     disks = [store.create(name, GIB) for name in ("a", "b")]
     names = free_name()

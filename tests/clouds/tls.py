@@ -1,6 +1,7 @@
 """A certificate authority of the set's own, for clients that insist on HTTPS.
 
-Made with the `openssl` command. Nothing of it outlives the set, and nothing should ever trust it but a test.
+Made with the `openssl` command. `root` is the directory of the set: the parent of a cloud's `Place.root`. Nothing of it
+outlives the set, and nothing should ever trust it but a test.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@
 //! * A helper that fails panics with the command and its output: a test has nothing better to do.
 #![allow(clippy::print_stderr, reason = "skips and failures are told to the person who runs the tests")]
 
+pub mod azurite;
 pub mod barman;
 pub mod checks;
 pub mod cli;
+pub mod cloud;
 pub mod command;
 pub mod fs;
 pub mod load;

@@ -14,6 +14,8 @@ pub enum Need {
     PostgreSql(u32),
     /// An S3 server.
     S3,
+    /// The fakes of the clouds.
+    Clouds,
     /// The stock `barman-cloud-*` commands.
     Barman,
     /// Our own command line, built.
@@ -26,7 +28,7 @@ impl Need {
     /// Whether `tools/setup.sh test` provides it on every machine that CI runs on, so that a skip hides a defect.
     pub fn must_be_there_in_ci(self) -> bool {
         match self {
-            Self::Root | Self::FileSystem(_) | Self::S3 | Self::Barman | Self::CommandLine => true,
+            Self::Root | Self::FileSystem(_) | Self::S3 | Self::Clouds | Self::Barman | Self::CommandLine => true,
             // These are fetched; another one is whatever the distribution has.
             Self::PostgreSql(version) => matches!(version, 0 | 17 | 18),
             // Needs modules that the kernel of the machine may not have, ZFS for one.
@@ -43,6 +45,7 @@ impl fmt::Display for Need {
             Self::PostgreSql(0) => f.write_str("PostgreSQL"),
             Self::PostgreSql(version) => write!(f, "PostgreSQL {version}"),
             Self::S3 => f.write_str("an S3 server"),
+            Self::Clouds => f.write_str("the fakes of the clouds"),
             Self::Barman => f.write_str("the stock Barman"),
             Self::CommandLine => f.write_str("barman-snap"),
             Self::Tool(name) => f.write_str(name),

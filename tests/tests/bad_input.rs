@@ -378,7 +378,7 @@ fn wal_that_is_missing_wrong_or_of_somebody_else() {
         let first = any.map(|entry| entry.path()).find(|path| path.is_file()).expect("it has a segment");
         std::fs::read(first).expect("it can be read")
     });
-    refused(&archive(&segment(&site, &name, &bytes)), 1, &[&name]);
+    refused(&archive(&segment(&site, &name, &bytes)), 1, &["is the cluster", "--new-system-id"]);
     foreign.start();
     assert_eq!(Traces::of(&site), before);
 }

@@ -399,6 +399,12 @@ pub(crate) struct RestoreArgs {
     /// Write standby.signal: the restored server follows another one
     #[arg(long)]
     pub(crate) standby: bool,
+    /// In a cloud: the instance that new volumes are attached to, which is this host; by default it is found out
+    #[arg(long, value_name = "INSTANCE")]
+    pub(crate) snapshot_recovery_instance: Option<String>,
+    /// In a cloud: the volumes have been made of the snapshots, attached and mounted already; check and prepare them
+    #[arg(long, conflicts_with = "in_place")]
+    pub(crate) mounted: bool,
     /// Print the plan and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -430,6 +436,9 @@ pub(crate) struct VerifyArgs {
     /// Replay all WAL in the catalog, not only as far as consistency
     #[arg(long)]
     pub(crate) all_wal: bool,
+    /// In a cloud: the instance that new volumes are attached to, which is this host; by default it is found out
+    #[arg(long, value_name = "INSTANCE")]
+    pub(crate) snapshot_recovery_instance: Option<String>,
     /// Seconds until the server must be consistent
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub(crate) timeout: u64,

@@ -1,11 +1,12 @@
-//! `restore`: to a directory, ready to be started.
+//! `restore`: to a directory, or to new volumes, ready to be started.
 
 use std::sync::Arc;
 
 use barman_snap::engine::restore::{RestoreListener, wal_source};
 use barman_snap::restore::target::{parse_time, parse_timeline};
 use barman_snap::restore::{
-    RecoveryTarget, RestoreEvent, RestoreRequest, Restored, TargetAction, TargetOptions, TargetTimeline, WalSource,
+    DeviceWishes, RecoveryTarget, RestoreEvent, RestoreRequest, Restored, TargetAction, TargetOptions, TargetTimeline,
+    WalSource,
 };
 use barman_snap::session::CancelToken;
 use barman_snap::{Error, Result};
@@ -32,6 +33,7 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
     request.with_config = args.with_config;
     request.archiving_off = args.no_archiving;
     request.tablespaces = args.tablespace.iter().map(|text| text.parse()).collect::<Result<_>>()?;
+    request.devices = Some(DeviceWishes { instance: args.snapshot_recovery_instance.clone(), mounted: args.mounted });
     let plan = engine.plan_restore(&id, &request).await?;
     if args.dry_run {
         output::print(common.format, &plan, ToString::to_string)?;
@@ -87,6 +89,12 @@ pub(crate) fn listener(common: &Common) -> RestoreListener {
                     bytes_copied.map(|count| format!(" ({} copied)", output::bytes(count))).unwrap_or_default();
                 format!("  ✓ {}{copied}", destination.display())
             }
+            RestoreEvent::Creating { snapshot } => format!("  … a volume of {snapshot}"),
+            RestoreEvent::Created { volume } => format!("  ✓ volume {volume}"),
+            RestoreEvent::Attached { volume } => format!("  ✓ {volume} attached"),
+            RestoreEvent::Mounted { device, mount_point } => {
+                format!("  ✓ {} mounted at {}", device.display(), mount_point.display())
+            }
             RestoreEvent::Prepared => "  ✓ data directory prepared".to_owned(),
             RestoreEvent::Checking { name } => format!("  … {name}"),
             _ => return,
@@ -103,6 +111,16 @@ fn describe(restored: &Restored, recovery: &RecoveryTarget) -> String {
     let mut text = format!("restored to {} in {seconds:.3} s{copied}\n", restored.target.display());
     for aside in &restored.set_aside {
         text.push_str(&format!("what was there is now {}; remove it when you are sure\n", aside.to.display()));
+    }
+    let mounts = restored.devices.as_ref().map(|devices| devices.mounts.as_slice()).unwrap_or_default();
+    for mount in mounts {
+        let (device, at) = (mount.device.display(), mount.mount_point.display());
+        text.push_str(&format!("mounted {} ({device}) at {at}\n", mount.volume));
+        mount.warnings.iter().for_each(|warning| text.push_str(&format!("warning: {warning}\n")));
+    }
+    if !mounts.is_empty() {
+        text.push_str("for /etc/fstab:\n");
+        mounts.iter().for_each(|mount| text.push_str(&format!("    {}\n", mount.fstab)));
     }
     text.push_str(&format!("start PostgreSQL on it: it will recover {recovery}"));
     text

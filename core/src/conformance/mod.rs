@@ -15,8 +15,8 @@ use async_trait::async_trait;
 
 use crate::id::{BackupId, Token};
 use crate::provider::{
-    CreateRequest, Instance, SnapshotProvider, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSelection,
-    VolumeSnapshot,
+    CreateRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotState, SnapshotStatus, Ticket, Volume,
+    VolumeSelection, VolumeSnapshot,
 };
 
 /// What the suites need beside the provider.
@@ -37,6 +37,16 @@ pub trait Fixture: Send + Sync {
 
     /// The path of a directory that does not exist, for content of a snapshot.
     fn scratch(&self) -> PathBuf;
+
+    /// Makes the content of a restored and attached volume readable, and says in which directory it is, as [`Volume::root`]
+    /// is of the volume that the snapshot was taken of. By default the directory of a provider that fills directories;
+    /// `None` skips the suites that need the content of a device, with that as the reason.
+    async fn open(&self, volume: &RestoredVolume) -> Option<PathBuf> {
+        volume.path.clone()
+    }
+
+    /// Undoes [`open`](Self::open).
+    async fn close(&self, _volume: &RestoredVolume) {}
 
     /// A token that nobody has had before.
     fn token(&self) -> Token;
@@ -128,6 +138,8 @@ suites! {
     restoring::a_snapshot_that_is_gone_cannot_be_restored,
     restoring::a_volume_is_attached_detached_and_deleted_any_number_of_times,
     restoring::what_no_restore_made_is_not_deleted,
+    restoring::a_volume_can_be_listed_until_it_is_attached_or_gone,
+    restoring::an_attached_volume_is_known_by_its_snapshot,
 }
 
 /// The fixture with what every suite starts from.
@@ -219,9 +231,30 @@ impl<'a> Bench<'a> {
         ok("find answers", self.provider.find(token, &self.volumes).await)
     }
 
+    /// Waits for the cut of a snapshot that does not get any further by itself.
+    async fn wait_cut(&self, ticket: &Ticket) {
+        for _ in 0..10_000 {
+            match ok("the status is known", self.provider.status(ticket).await).state {
+                SnapshotState::Cut | SnapshotState::Ready => return,
+                SnapshotState::Creating => self.fixture.pause().await,
+                SnapshotState::Failed { reason } => panic!("the snapshot {} failed: {reason}", ticket.snapshot),
+            }
+        }
+        panic!("the snapshot {} was never cut", ticket.snapshot)
+    }
+
     async fn delete(&self, ticket: &Ticket) {
         ok("a snapshot of ours can be deleted", self.provider.delete(ticket).await);
     }
+}
+
+/// The tickets without what only `create` can know: as `find` returns them.
+fn as_found(tickets: &[Ticket]) -> Vec<Ticket> {
+    let mut tickets = tickets.to_vec();
+    for ticket in &mut tickets {
+        ticket.attributes.remove(Ticket::OPERATION);
+    }
+    tickets
 }
 
 /// The value, or a panic that names the sentence which was broken.

@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use futures::future::join_all;
 
-use super::{Bench, Outcome, ok, refused};
+use super::{Bench, Outcome, as_found, ok, refused};
 use crate::error::{ErrorKind, Retry};
 use crate::provider::{CreateRequest, SnapshotState, Ticket};
 
@@ -78,14 +78,33 @@ pub(super) async fn several_volumes_are_cut_by_one_call_or_refused(bench: &Bench
         assert_eq!(bench.find(&request.token).await, [], "a refused group leaves nothing");
         return Outcome::Passed;
     }
-    let tickets = bench.create(&request).await;
+    let mut tickets = bench.create(&request).await;
     let order = |tickets: &[Ticket]| tickets.iter().map(|ticket| ticket.volume.clone()).collect::<Vec<_>>();
     let wanted: Vec<_> = bench.volumes.iter().map(|volume| volume.id.clone()).collect();
     assert_eq!(order(&tickets), wanted, "tickets come in the order of the volumes");
+    let after = bench.provider.after_cut(&bench.volumes, true);
+    let requests = std::slice::from_ref(&request);
+    if after.promote {
+        for ticket in &tickets {
+            bench.wait_cut(ticket).await;
+        }
+        let promote = async || ok("what was cut is made durable", bench.provider.promote(requests, &tickets).await);
+        let durable = promote().await;
+        assert_eq!(order(&durable), wanted, "one for each, in the same order");
+        assert_eq!(as_found(&promote().await), as_found(&durable), "the same ones when its reply was lost");
+        tickets = durable;
+    }
     for ticket in &tickets {
         bench.wait(ticket).await;
+    }
+    if after.secure {
+        tickets = ok("ready snapshots are secured", bench.provider.secure(requests, &tickets).await);
+        assert_eq!(bench.find(&request.token).await.len(), wanted.len(), "what was on the way is gone");
+    }
+    for ticket in &tickets {
         bench.delete(ticket).await;
     }
+    assert_eq!(bench.find(&request.token).await, [], "nothing is left");
     Outcome::Passed
 }
 
@@ -93,13 +112,15 @@ pub(super) async fn find_returns_all_that_bears_the_token_and_nothing_else(bench
     let (ours, theirs) = (bench.one(), bench.one());
     let mine = bench.create(&ours).await;
     // Directly after the call, complete or not.
-    assert_eq!(bench.find(&ours.token).await, mine, "find returns what create returned");
+    let known = as_found(&mine);
+    assert_eq!(bench.find(&ours.token).await, known, "find returns what create returned");
     let other = bench.create(&theirs).await;
-    assert_eq!(bench.find(&ours.token).await, mine, "the snapshot of another session is not in it");
+    assert_eq!(bench.find(&ours.token).await, known, "the snapshot of another session is not in it");
     assert_eq!(bench.find(&bench.fixture.token()).await, [], "nothing bears a new token");
     for ticket in mine.iter().chain(&other) {
         bench.wait(ticket).await;
-        assert_eq!(bench.find(&ticket.token).await, std::slice::from_ref(ticket), "also when it is complete");
+        let known = as_found(std::slice::from_ref(ticket));
+        assert_eq!(bench.find(&ticket.token).await, known, "also when it is complete");
         bench.delete(ticket).await;
         assert_eq!(bench.find(&ticket.token).await, [], "what was deleted is not found");
     }
@@ -112,7 +133,7 @@ pub(super) async fn a_later_process_finds_what_a_session_made(bench: &Bench<'_>)
     let read: Ticket = serde_json::from_str(&stored).unwrap_or_else(|error| panic!("a ticket can be stored: {error}"));
     let later = bench.fixture.later();
     let found = ok("find answers", later.find(&ticket.token, &bench.volumes).await);
-    assert_eq!(found, std::slice::from_ref(&ticket));
+    assert_eq!(found, as_found(std::slice::from_ref(&ticket)));
     let status = ok("all that is needed is in the ticket", later.status(&read).await);
     assert_eq!(status.state, SnapshotState::Ready);
     ok("all that is needed is in the ticket", later.delete(&read).await);
@@ -125,7 +146,7 @@ pub(super) async fn list_returns_what_was_made_for_the_server_and_nothing_else(b
     let mine = bench.create(&ours).await;
     let other = bench.create(&bench.one()).await;
     let list = async |mark: &str| ok("list answers", bench.provider.list(mark, &bench.volumes).await);
-    assert_eq!(list("conformance-list").await, mine);
+    assert_eq!(list("conformance-list").await, as_found(&mine));
     assert_eq!(list("conformance-lis").await, [], "a part of the name is another server");
     for ticket in mine.iter().chain(&other) {
         bench.wait(ticket).await;
@@ -141,10 +162,12 @@ pub(super) async fn a_second_create_makes_no_second_snapshot(bench: &Bench<'_>) 
     let again = CreateRequest { volumes: bench.request(&bench.volumes[..1]).volumes, ..request.clone() };
     for second in [&request, &again] {
         match bench.provider.create(second).await {
-            Ok(tickets) => assert_eq!(tickets, first, "a second create returns the existing snapshot"),
+            Ok(tickets) => {
+                assert_eq!(as_found(&tickets), as_found(&first), "a second create returns the existing snapshot");
+            }
             Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "or says that there is one: {error}"),
         }
-        assert_eq!(bench.find(&request.token).await, first, "there is one snapshot");
+        assert_eq!(bench.find(&request.token).await, as_found(&first), "there is one snapshot");
     }
     bench.wait(&first[0]).await;
     bench.delete(&first[0]).await;

@@ -165,8 +165,11 @@ impl Engine {
     /// What can be said of a backup that a stock tool has made of snapshots: what its metadata name.
     async fn stock_record(&self, id: &BackupId, info: &BackupInfo) -> Result<EngineRecord> {
         let Some(stock) = info.snapshots()? else {
-            return Err(Error::new(ErrorKind::Unsupported, format!("backup {id} has no snapshots"))
-                .with_hint("restore it with the tool that made it"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("backup {id} was not made by this engine, and has no snapshots"),
+            )
+            .with_hint("restore it with the tool that made it"));
         };
         let name = stock.provider_info.provider();
         let snapshots = self.provider_named(name).await?.adopt(id, &stock).await?;

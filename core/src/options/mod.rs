@@ -4,10 +4,14 @@
 //! milliseconds and say so. What they mean is decided by the requests they are turned into, not here. What this is not:
 //! the options of the command line, which follow the stock tools.
 
+mod begin;
 mod catalog;
+mod host;
 mod restore;
 
+pub use begin::begin;
 pub use catalog::{DeleteOptions, WalArchiveOptions, keep, list, show};
+pub use host::Host;
 pub use restore::{CatalogAddress, RestoreOptions, VerifyOptions};
 
 use std::collections::BTreeMap;
@@ -24,6 +28,7 @@ use crate::engine::{Engine, EngineBuilder, RecoverRequest};
 use crate::error::{Error, Result};
 use crate::host::devices::HostDescription;
 use crate::postgres::ConnectOptions;
+use crate::provider::SnapshotProvider;
 use crate::provider::local::LocalOptions;
 use crate::provider::options::{AwsOptions, AzureOptions, GcpOptions, ProviderOptions};
 use crate::provider::registry::{ProviderSource, Providers};
@@ -40,10 +45,23 @@ pub fn from_json<T: DeserializeOwned + Default>(text: Option<&str>) -> Result<T>
         None | Some("") => Ok(T::default()),
         Some(text) => {
             // An object by name: serde would also take an array, field by field.
-            let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(bad)?;
-            serde_json::from_value(fields.into()).map_err(bad)
+            let fields: Fields = serde_json::from_str(text).map_err(bad)?;
+            serde_json::from_value(fields.clone().into()).map_err(|error| match wrong_field::<T>(&fields) {
+                Some((name, error)) => Error::invalid(format!("not a good {name}")).with_source(error),
+                None => bad(error),
+            })
         }
     }
+}
+
+type Fields = serde_json::Map<String, serde_json::Value>;
+
+/// The first field that is wrong even alone, which serde does not tell: every field has a default.
+fn wrong_field<T: DeserializeOwned>(fields: &Fields) -> Option<(&str, serde_json::Error)> {
+    fields.iter().find_map(|(name, value)| {
+        let alone = Fields::from_iter([(name.clone(), value.clone())]);
+        serde_json::from_value::<T>(alone.into()).err().map(|error| (name.as_str(), error))
+    })
 }
 
 /// How to reach the catalog and take snapshots.
@@ -90,14 +108,25 @@ impl EngineOptions {
     /// # Errors
     /// As [`Engine::builder`]; [`Unsupported`](crate::ErrorKind::Unsupported) for a provider that this build does not have.
     pub async fn open(&self, url: &str, server: &str) -> Result<EngineBuilder> {
+        let name = self.snapshot_provider.as_deref().unwrap_or("local");
+        self.open_with(url, server, self.providers()?.open(name).await?).await
+    }
+
+    /// The same with a provider of the caller's own; those of backups that exist are opened with these options.
+    ///
+    /// # Errors
+    /// As [`Engine::builder`].
+    pub async fn open_with(
+        &self,
+        url: &str,
+        server: &str,
+        provider: Arc<dyn SnapshotProvider>,
+    ) -> Result<EngineBuilder> {
         let mut builder = Engine::builder(url, &self.store(), server).await?;
         if let Some(file) = &self.host_description {
             builder = builder.host_description(Arc::new(HostDescription::from_file(file)?));
         }
-        let name = self.snapshot_provider.as_deref().unwrap_or("local");
-        let providers = self.providers()?;
-        let provider = providers.open(name).await?;
-        Ok(builder.provider(provider).providers(Arc::new(providers)).patience(self.patience()))
+        Ok(builder.provider(provider).providers(Arc::new(self.providers()?)).patience(self.patience()))
     }
 
     /// The options with which the command line reaches the same store.
@@ -310,7 +339,8 @@ mod tests {
 
     #[test]
     fn an_option_of_the_wrong_type_is_refused() {
-        assert!(from_json::<EngineOptions>(Some(r#"{"wal_timeout_ms": "soon"}"#)).is_err());
+        let error = from_json::<EngineOptions>(Some(r#"{"aws_region": "x", "wal_timeout_ms": "soon"}"#)).unwrap_err();
+        assert!(error.message().contains("wal_timeout_ms"), "{}", error.chain());
         assert!(from_json::<EngineOptions>(Some("[]")).is_err());
     }
 

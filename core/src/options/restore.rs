@@ -13,8 +13,8 @@ use crate::engine::restore::{RestoreListener, wal_source};
 use crate::error::{Error, Result};
 use crate::restore::target::{parse_time, parse_timeline};
 use crate::restore::{
-    self, Proof, RecoveryTarget, RestoreRequest, SqlCheck, TablespaceMapping, TargetAction, TargetOptions,
-    TargetTimeline, VerifyDepth, WalSource,
+    self, DeviceWishes, Proof, RecoveryTarget, RestoreRequest, SqlCheck, TablespaceMapping, TargetAction,
+    TargetOptions, TargetTimeline, VerifyDepth, WalSource,
 };
 use crate::session::CancelToken;
 
@@ -52,6 +52,10 @@ pub struct RestoreOptions {
     pub wal_restore_program: Vec<String>,
     /// Make a standby.
     pub standby: bool,
+    /// Of a provider that restores to devices: the instance that volumes are attached to, which is this host.
+    pub snapshot_recovery_instance: Option<String>,
+    /// The volumes have been made of the snapshots, attached and mounted already.
+    pub mounted: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -79,6 +83,8 @@ impl RestoreOptions {
         request.in_place = self.in_place;
         request.standby = self.standby;
         request.tablespaces = self.mappings()?;
+        request.devices =
+            Some(DeviceWishes { instance: self.snapshot_recovery_instance.clone(), mounted: self.mounted });
         let plan = engine.plan_restore(&id, &request).await?;
         if self.dry_run {
             return json(&plan);
@@ -148,6 +154,8 @@ pub struct VerifyOptions {
     pub sql_database: String,
     /// Replay all WAL in the catalog, not only as far as consistency.
     pub all_wal: bool,
+    /// Of a provider that restores to devices: the instance that volumes are attached to, which is this host.
+    pub snapshot_recovery_instance: Option<String>,
     /// How long the server may take to be consistent.
     pub timeout_ms: Option<u64>,
     /// As in [`RestoreOptions`].
@@ -162,6 +170,7 @@ impl Default for VerifyOptions {
             sql: Vec::new(),
             sql_database: "postgres".to_owned(),
             all_wal: false,
+            snapshot_recovery_instance: None,
             timeout_ms: None,
             wal_restore_program: Vec::new(),
         }
@@ -189,6 +198,7 @@ impl VerifyOptions {
             bin_dir: self.pg_bin_dir.clone(),
             depth: if self.all_wal { VerifyDepth::EndOfWal } else { VerifyDepth::Consistency },
             sql: self.sql.iter().map(check).collect(),
+            devices: Some(DeviceWishes { instance: self.snapshot_recovery_instance.clone(), mounted: false }),
             recovery_limit: self.timeout_ms.map_or(default.recovery_limit, Duration::from_millis),
             ..default
         };

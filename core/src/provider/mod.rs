@@ -97,6 +97,10 @@ impl Ticket {
     /// The attribute that says: a stock tool has made this snapshot, it carries no token.
     pub const STOCK: &'static str = "stock";
 
+    /// The attribute that names the operation by which a cloud makes the snapshot. Only `create` learns it: a ticket that
+    /// `find` returns is without, and the same in all else.
+    pub const OPERATION: &'static str = "operation";
+
     /// True if a stock tool has made this snapshot.
     pub fn is_stock(&self) -> bool {
         self.attributes.contains_key(Self::STOCK)
@@ -190,7 +194,7 @@ pub struct AfterCut {
 ///   [`Retry::Unknown`](crate::error::Retry::Unknown) the engine calls `find` first.
 /// * `delete`, `detach` and `delete_volume` of something that is gone are success.
 /// * `create` for a (token, volume) that exists already either returns the existing snapshot or fails with
-///   [`ErrorKind::Conflict`](crate::error::ErrorKind::Conflict); it never makes a second one where the provider can tell.
+///   [`ErrorKind::Conflict`]; it never makes a second one where the provider can tell.
 ///
 /// # Errors
 /// A failed call says by [`Error::retry`](crate::error::Error::retry) whether the effect can have happened. A snapshot
@@ -254,7 +258,7 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     async fn create(&self, request: &CreateRequest) -> Result<Vec<Ticket>>;
 
     /// How far a snapshot is. A snapshot that does not exist (any more) is
-    /// [`ErrorKind::NotFound`](crate::error::ErrorKind::NotFound).
+    /// [`ErrorKind::NotFound`].
     async fn status(&self, ticket: &Ticket) -> Result<SnapshotStatus>;
 
     /// Everything that was ever created with this token and still exists, complete or not. `volumes` are the ones the

@@ -65,12 +65,12 @@ impl Findings {
 
     /// Adds a line about an error. Where it does not say what to do, its kind does.
     pub fn error(&mut self, name: &str, error: &Error) {
-        let detail = match error.hint() {
+        let detail = match error.any_hint() {
             // The hint has a place of its own in a line.
             Some(hint) => error.chain().replace(&format!(" ({hint})"), ""),
             None => error.chain(),
         };
-        self.bad(name, detail, Some(error.hint().unwrap_or(advice(error.kind()))));
+        self.bad(name, detail, Some(error.any_hint().unwrap_or(advice(error.kind()))));
     }
 
     /// Adds the lines of another report.
@@ -123,10 +123,12 @@ mod tests {
         let error = Error::precondition("no disk").with_hint("attach it").with_source(source);
         let mut findings = Findings::default();
         assert!(findings.take::<()>("disks", Err(error), |()| String::new()).is_none());
-        assert_eq!(findings.lines[0].detail, "no disk: deep (inner)");
+        assert_eq!(findings.lines[0].detail, "no disk: deep");
         assert_eq!(findings.lines[0].hint.as_deref(), Some("attach it"));
         assert!(!findings.is_ok());
+        findings.error("disks", &Error::internal("x").with_source(Error::not_found("y").with_hint("inner")));
+        assert_eq!((findings.lines[1].detail.as_str(), findings.lines[1].hint.as_deref()), ("x: y", Some("inner")));
         findings.error("server", &Error::new(ErrorKind::Unavailable, "connection refused"));
-        assert!(findings.lines[1].hint.as_deref().is_some_and(|hint| hint.contains("running")));
+        assert!(findings.lines[2].hint.as_deref().is_some_and(|hint| hint.contains("running")));
     }
 }

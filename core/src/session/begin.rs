@@ -93,6 +93,7 @@ pub(crate) async fn plan(
         owner: Owner::current(),
         provider: provider.name().to_owned(),
         instance,
+        after_cut: provider.after_cut(&volumes, group),
         volumes: volumes.into_iter().map(|volume| VolumeSnapshot { name: String::new(), volume }).collect(),
         waves,
         group,
@@ -109,8 +110,7 @@ pub(crate) async fn plan(
         backup_id: backup_id.clone(),
     };
     rename(&mut plan, provider.as_ref(), backup_id);
-    let requests: Vec<_> = (0..plan.waves.len()).flat_map(|wave| plan.requests(wave)).collect();
-    provider.check_requests(&requests).await?;
+    provider.check_requests(&plan.all_requests()).await?;
     Ok(plan)
 }
 
@@ -118,13 +118,14 @@ pub(crate) async fn plan(
 pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan) -> Result<SessionState> {
     plan.mark = tools.journal.mark(tools.ids.as_ref()).await.map_err(|error| error.with_operation("plan"))?;
     for _ in 0..ID_ATTEMPTS {
+        let record = Record::Planned { plan: Box::new(plan.clone()) };
         let entry = Entry {
-            version: Entry::VERSION,
+            version: record.version(),
             sequence: 0,
             epoch: 0,
             at: tools.clock.now(),
             nonce: format!("{:032x}", tools.ids.bits()),
-            record: Record::Planned { plan: Box::new(plan.clone()) },
+            record,
         };
         match tools.journal.append(&plan.backup_id, &entry).await {
             Ok(()) => return SessionState::replay(&[entry]),

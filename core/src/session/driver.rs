@@ -100,9 +100,14 @@ pub(crate) fn disposition(step: Step, error: &Error, state: &SessionState) -> Di
         _ if !state.is_past_the_line() => Disposition::Undo,
         // The way forward is gone: a snapshot failed after its cut, or the backup was deleted under our hands.
         _ if step == Step::AwaitReady && error.kind() == ErrorKind::Provider => Disposition::Undo,
-        _ if step == Step::Publish && error.context().iter().any(|(key, _)| *key == effects::DELETED) => {
+        // What the provider will refuse again and again can neither be promoted nor secured.
+        _ if matches!(step, Step::Promote | Step::Secure)
+            && error.kind() == ErrorKind::Provider
+            && error.retry() == Retry::Never =>
+        {
             Disposition::Undo
         }
+        _ if error.context().iter().any(|(key, _)| *key == effects::DELETED) => Disposition::Undo,
         _ => Disposition::Leave,
     }
 }
@@ -209,7 +214,7 @@ impl Driver {
     /// Writes one entry and takes it in.
     async fn append(&mut self, record: Record) -> Result<()> {
         let entry = Entry {
-            version: Entry::VERSION,
+            version: record.version(),
             sequence: self.state.next_sequence,
             epoch: self.epoch,
             at: self.tools.clock.now(),
@@ -281,7 +286,7 @@ impl Driver {
         let undoing = state.phase == Phase::Undoing;
         // These make something. Dropped half-way, they could still take effect after the undo has looked; so they come to their
         // end (the provider and the store have limits of their own), and what was noticed meanwhile counts in the next step.
-        let makes = matches!(step, Step::Announce | Step::Snapshot(_));
+        let makes = matches!(step, Step::Announce | Step::Snapshot(_) | Step::Promote);
         let cancelled = async {
             if undoing || makes {
                 std::future::pending::<()>().await;

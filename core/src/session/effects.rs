@@ -41,7 +41,9 @@ pub(super) async fn without_postgres(tools: &Tools, state: &SessionState, step: 
             }
         }
         Step::StoreLabel => store_label(tools, state).await,
+        Step::Promote => promote(tools, state).await,
         Step::AwaitReady => snapshots::await_ready(tools, state).await,
+        Step::Secure => snapshots::secure(tools, state).await,
         Step::Publish => publish(tools, state).await,
         Step::DeleteSnapshots => delete_snapshots(tools, state).await,
         Step::ClearCatalog => clear_catalog(tools, state).await,
@@ -105,6 +107,15 @@ pub(super) async fn stop(
 async fn store_label(tools: &Tools, state: &SessionState) -> Result<Record> {
     tools.catalog.write_label(&state.plan.backup_id, &stopped(state)?.label).await?;
     Ok(Record::LabelStored)
+}
+
+/// Makes the snapshots durable, and names what came out in the catalog: until the backup is published, somebody may have to
+/// clean up by that.
+async fn promote(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let tickets = snapshots::promote(tools, state).await?;
+    let after = SessionState { tickets: tickets.clone(), ..state.clone() };
+    name_snapshots(tools, &after).await?;
+    Ok(Record::Promoted { tickets })
 }
 
 async fn publish(tools: &Tools, state: &SessionState) -> Result<Record> {

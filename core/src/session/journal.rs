@@ -20,12 +20,12 @@ use crate::catalog::{ObjectSpace, PutNew};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{BackupId, IdSource};
 use crate::postgres::{StartedBackup, StoppedBackup};
-use crate::provider::Ticket;
+use crate::provider::{AfterCut, Ticket};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The version of this format, now 1. A reader refuses a higher one.
+    /// The lowest version of this format that has all of the entry. A reader refuses a higher one than it knows.
     pub version: u32,
     /// Its number, from 0 without gaps.
     pub sequence: u32,
@@ -41,8 +41,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The version written now.
-    pub const VERSION: u32 = 1;
+    /// The highest version that is written and read. 2 has what is done to snapshots after the cut.
+    pub const VERSION: u32 = 2;
 }
 
 /// What happened, with its data. Each but [`Record::Planned`] is an [`Event`].
@@ -86,6 +86,14 @@ pub enum Record {
         supplied: Vec<String>,
     },
     SnapshotsReady,
+    Promoted {
+        /// One for each that was received, in the same order; they stand for the snapshots from now on.
+        tickets: Vec<Ticket>,
+    },
+    Secured {
+        /// As those of `Promoted`.
+        tickets: Vec<Ticket>,
+    },
     Published,
     UndoIntended {
         reason: String,
@@ -104,6 +112,16 @@ pub enum Record {
 }
 
 impl Record {
+    /// The version of an entry with this record. A plan of which an older program would leave out a step must not be
+    /// followed by it.
+    pub fn version(&self) -> u32 {
+        match self {
+            Self::Planned { plan } if plan.after_cut != AfterCut::default() => 2,
+            Self::Promoted { .. } | Self::Secured { .. } => 2,
+            _ => 1,
+        }
+    }
+
     /// The event, or `None` for the plan.
     pub fn event(&self) -> Option<Event> {
         Some(match self {
@@ -119,6 +137,8 @@ impl Record {
             Self::LabelStored => Event::LabelStored,
             Self::WalComplete { .. } => Event::WalComplete,
             Self::SnapshotsReady => Event::SnapshotsReady,
+            Self::Promoted { .. } => Event::Promoted,
+            Self::Secured { .. } => Event::Secured,
             Self::Published => Event::Published,
             Self::UndoIntended { .. } => Event::UndoIntended,
             Self::SnapshotsDeleted { .. } => Event::SnapshotsDeleted,

@@ -99,10 +99,14 @@ pub enum Event {
     FinishIntended,
     /// The label is in the catalog.
     LabelStored,
+    /// What was cut has been made durable; its tickets have changed.
+    Promoted,
     /// Every segment from begin to stop is in the catalog (or is another tool's business, by the user's word).
     WalComplete,
     /// Every snapshot can be restored from.
     SnapshotsReady,
+    /// Locks and copies that the user asked for are there.
+    Secured,
     /// `backup.info` says DONE.
     Published,
     /// Everything is about to be removed.
@@ -121,7 +125,7 @@ pub enum Event {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::StartIntended,
         Self::StartReturned,
         Self::Announced,
@@ -131,8 +135,10 @@ impl Event {
         Self::StopReturned,
         Self::FinishIntended,
         Self::LabelStored,
+        Self::Promoted,
         Self::WalComplete,
         Self::SnapshotsReady,
+        Self::Secured,
         Self::Published,
         Self::UndoIntended,
         Self::SnapshotsDeleted,
@@ -154,7 +160,8 @@ pub fn transition(phase: Phase, event: Event) -> Result<Phase> {
         (Event::TicketsReceived | Event::CutReached, P::Snapshotting) => P::Snapshotting,
         (Event::StopReturned, P::Snapshotting) => P::Stopped,
         (Event::FinishIntended, P::Stopped | P::Stuck) => P::Finishing,
-        (Event::LabelStored | Event::WalComplete | Event::SnapshotsReady, P::Finishing) => P::Finishing,
+        (Event::LabelStored | Event::WalComplete, P::Finishing) => P::Finishing,
+        (Event::Promoted | Event::SnapshotsReady | Event::Secured, P::Finishing) => P::Finishing,
         (Event::Published, P::Finishing) => P::Published,
         // Behind the dividing line only when the way forward is gone (a snapshot failed after its cut, somebody deleted the
         // backup) or the user says so; `recover::decide` and `driver::disposition` are the only places that ask for it.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::owner::Owner;
 use crate::id::{BackupId, Token};
 use crate::postgres::ServerFacts;
-use crate::provider::{CreateRequest, Instance, Volume, VolumeSnapshot};
+use crate::provider::{AfterCut, CreateRequest, Instance, Volume, VolumeSnapshot};
 
 /// Who keeps the WAL of the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub struct SessionPlan {
     pub waves: Vec<Vec<usize>>,
     /// True if one create call takes all volumes of a wave.
     pub group: bool,
+    /// What is left to do for the snapshots after backup mode.
+    #[serde(default)]
+    pub after_cut: AfterCut,
     /// Ask PostgreSQL for an immediate checkpoint.
     pub immediate_checkpoint: bool,
     /// Who keeps the WAL.
@@ -89,6 +92,11 @@ impl SessionPlan {
             tags: self.tags.clone(),
         };
         calls.into_iter().map(request).collect()
+    }
+
+    /// The create calls of all waves.
+    pub fn all_requests(&self) -> Vec<CreateRequest> {
+        (0..self.waves.len()).flat_map(|wave| self.requests(wave)).collect()
     }
 
     /// The waves for a server: one on a primary or with a group cut, two on a standby.

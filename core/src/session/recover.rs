@@ -184,11 +184,17 @@ fn missing(state: &SessionState) -> Vec<String> {
     if !state.label_stored {
         missing.push("label".into());
     }
+    if state.plan.after_cut.promote && !state.promoted {
+        missing.push("durable snapshots".into());
+    }
     if state.wal_complete.is_none() {
         missing.push("wal".into());
     }
     if !state.snapshots_ready {
         missing.push("ready snapshots".into());
+    }
+    if state.plan.after_cut.secure && !state.secured {
+        missing.push("locks and copies".into());
     }
     missing.push("publication".into());
     missing

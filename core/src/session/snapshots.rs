@@ -10,7 +10,7 @@ use super::journal::Record;
 use super::progress::Progress;
 use super::state::SessionState;
 use super::step::Step;
-use super::wait::Wait;
+use super::wait::{Wait, with_lease};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::provider::{CreateRequest, SnapshotState, Ticket};
 
@@ -108,6 +108,29 @@ pub(super) async fn await_ready(tools: &Tools, state: &SessionState) -> Result<R
     Ok(Record::SnapshotsReady)
 }
 
+/// Makes durable snapshots of what was cut; their tickets.
+pub(super) async fn promote(tools: &Tools, state: &SessionState) -> Result<Vec<Ticket>> {
+    let requests = state.plan.all_requests();
+    let promoted = with_lease(tools, state, tools.provider.promote(&requests, &state.tickets)).await?;
+    same_volumes(state, promoted)
+}
+
+/// Locks and copies.
+pub(super) async fn secure(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let requests = state.plan.all_requests();
+    let secured = with_lease(tools, state, tools.provider.secure(&requests, &state.tickets)).await?;
+    Ok(Record::Secured { tickets: same_volumes(state, secured)? })
+}
+
+/// One ticket for each, or nobody would know the rest.
+fn same_volumes(state: &SessionState, tickets: Vec<Ticket>) -> Result<Vec<Ticket>> {
+    let volumes = |tickets: &[Ticket]| tickets.iter().map(|ticket| ticket.volume.clone()).collect::<Vec<_>>();
+    if volumes(&tickets) == volumes(&state.tickets) {
+        return Ok(tickets);
+    }
+    Err(Error::internal(format!("provider {} has returned tickets of other volumes", state.plan.provider)))
+}
+
 /// Waits until all tickets are as far as `enough` asks; the sum of the bytes copied, where it is known.
 async fn await_all(
     tools: &Tools,
@@ -166,8 +189,7 @@ pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Re
     let volumes = state.plan.plain_volumes();
     let mut deleted = BTreeSet::new();
     let mut known = state.tickets.clone();
-    let pending = state.waves_intended > state.waves_ticketed;
-    let mut empty_looks = if pending { 0 } else { EMPTY_LOOKS };
+    let mut empty_looks = if state.may_still_make() { 0 } else { EMPTY_LOOKS };
     for _ in 0..5 + EMPTY_LOOKS {
         let found = tools.provider.find(&state.plan.token, &volumes).await?;
         known.extend(found);
@@ -182,14 +204,34 @@ pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Re
             return Ok(Record::SnapshotsDeleted { deleted: deleted.into_iter().collect() });
         }
         let results = join_all(known.iter().map(|ticket| tools.provider.delete(ticket))).await;
+        let mut failed = Vec::new();
         for (ticket, result) in known.drain(..).zip(results) {
-            result.map_err(|error| {
-                error.with_context("volume", ticket.volume.clone()).with_context("snapshot", ticket.snapshot.clone())
-            })?;
-            deleted.insert(ticket.name);
+            match result {
+                Ok(()) => drop(deleted.insert(ticket.name)),
+                Err(error) => failed.push((ticket, error)),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(why_not_deleted(tools, failed).await);
         }
     }
     Err(Error::new(ErrorKind::Provider, "snapshots with the token of this session keep appearing")
         .with_retry(Retry::Safe)
         .with_hint("is another process still taking this backup?"))
+}
+
+/// Of snapshots that could not be deleted: those that are locked, all together and until when; else the first error.
+async fn why_not_deleted(tools: &Tools, failed: Vec<(Ticket, Error)>) -> Error {
+    let (tickets, errors): (Vec<Ticket>, Vec<Error>) = failed.into_iter().unzip();
+    if let Err(locked) = tools.provider.check_delete(&tickets).await
+        && locked.kind() == ErrorKind::Precondition
+    {
+        return locked.with_hint("it can be deleted when the lock has expired or was released");
+    }
+    match (tickets.into_iter().next(), errors.into_iter().next()) {
+        (Some(ticket), Some(error)) => {
+            error.with_context("volume", ticket.volume).with_context("snapshot", ticket.snapshot)
+        }
+        _ => Error::internal("no snapshot has failed"),
+    }
 }

@@ -50,8 +50,12 @@ pub struct SessionState {
     pub label_stored: bool,
     /// The WAL is complete; the segments the engine stored itself.
     pub wal_complete: Option<Vec<String>>,
+    /// The snapshots are made durable, if that has to be done.
+    pub promoted: bool,
     /// Every snapshot is ready.
     pub snapshots_ready: bool,
+    /// Locks and copies are there, if there shall be any.
+    pub secured: bool,
     /// Why it is being undone.
     pub undo_reason: Option<String>,
     /// The snapshots are gone.
@@ -104,7 +108,9 @@ impl SessionState {
             backup_mode_ms: 0,
             label_stored: false,
             wal_complete: None,
+            promoted: false,
             snapshots_ready: false,
+            secured: false,
             undo_reason: None,
             snapshots_deleted: false,
             catalog_cleared: false,
@@ -147,7 +153,15 @@ impl SessionState {
             }
             Record::LabelStored => self.label_stored = true,
             Record::WalComplete { supplied } => self.wal_complete = Some(supplied.clone()),
+            Record::Promoted { tickets } => {
+                self.promoted = true;
+                self.tickets.clone_from(tickets);
+            }
             Record::SnapshotsReady => self.snapshots_ready = true,
+            Record::Secured { tickets } => {
+                self.secured = true;
+                self.tickets.clone_from(tickets);
+            }
             Record::Published => {}
             Record::UndoIntended { reason } => {
                 // The first reason is the cause; a later one is only the attempt to undo again.
@@ -167,5 +181,14 @@ impl SessionState {
     /// True once what `pg_backup_stop` returned is durable: from then on, recovery goes forward.
     pub fn is_past_the_line(&self) -> bool {
         self.stopped.is_some()
+    }
+
+    /// True if a call that makes something may still be on its way: its intent is known, its result is not. What it makes
+    /// may then show late.
+    pub fn may_still_make(&self) -> bool {
+        let after_cut = self.plan.after_cut;
+        self.waves_intended > self.waves_ticketed
+            || (after_cut.promote && self.label_stored && !self.promoted)
+            || (after_cut.secure && self.snapshots_ready && !self.secured)
     }
 }

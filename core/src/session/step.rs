@@ -27,10 +27,14 @@ pub enum Step {
     Stop,
     /// Store the label.
     StoreLabel,
+    /// Make durable snapshots of what was cut, where the provider has to be asked for that.
+    Promote,
     /// See to it that every segment from begin to stop is in the catalog.
     CompleteWal,
     /// Wait until every snapshot can be restored from.
     AwaitReady,
+    /// Lock them, copy them: what the user asked for beyond the snapshots themselves.
+    Secure,
     /// Store `backup.info` with status DONE.
     Publish,
     /// Undo: delete everything that carries the token.
@@ -74,7 +78,7 @@ const fn row(
 
 /// Every step, in order, with its undo.
 #[rustfmt::skip]
-pub const TABLE: [Row; 12] = [
+pub const TABLE: [Row; 14] = [
     row(Step::Start,           &[P::Planned, P::Starting],     Some(E::StartIntended),  E::StartReturned,    None,                        "PostgreSQL ends a backup whose connection is gone"),
     row(Step::Announce,        &[P::Started],                  None,                    E::Announced,        Some(Step::ClearCatalog),    "its key is known since the plan"),
     row(Step::Snapshot(0),     &[P::Started, P::Snapshotting], Some(E::CutIntended),    E::TicketsReceived,  Some(Step::DeleteSnapshots), "each carries the token from the call that creates it"),
@@ -82,8 +86,10 @@ pub const TABLE: [Row; 12] = [
     row(Step::Stop,            &[P::Snapshotting],             None,                    E::StopReturned,     None,                        "if it is not recorded the backup never ended, and is undone"),
     // ------------------------------------------------ the dividing line ------------------------------------------------
     row(Step::StoreLabel,      &[P::Stopped, P::Finishing],    Some(E::FinishIntended), E::LabelStored,      Some(Step::ClearCatalog),    "same key, same bytes, however often"),
+    row(Step::Promote,         &[P::Finishing],                None,                    E::Promoted,         Some(Step::DeleteSnapshots), "carries the token, and may be asked for again"),
     row(Step::CompleteWal,     &[P::Finishing],                None,                    E::WalComplete,      None,                        "a segment in the archive harms nobody"),
     row(Step::AwaitReady,      &[P::Finishing],                None,                    E::SnapshotsReady,   None,                        "only waits"),
+    row(Step::Secure,          &[P::Finishing],                None,                    E::Secured,          Some(Step::DeleteSnapshots), "last before the end, as what is locked cannot be deleted"),
     row(Step::Publish,         &[P::Finishing],                None,                    E::Published,        Some(Step::ClearCatalog),    "same key, same bytes, however often"),
     // ------------------------------------------------ the way back -----------------------------------------------------
     row(Step::DeleteSnapshots, &[P::Undoing],                  None,                    E::SnapshotsDeleted, None,                        "deleting what is gone is success"),
@@ -101,8 +107,10 @@ impl Step {
             Self::AwaitCut(_) => "await-cut",
             Self::Stop => "stop",
             Self::StoreLabel => "store-label",
+            Self::Promote => "promote",
             Self::CompleteWal => "complete-wal",
             Self::AwaitReady => "await-ready",
+            Self::Secure => "secure",
             Self::Publish => "publish",
             Self::DeleteSnapshots => "delete-snapshots",
             Self::ClearCatalog => "clear-catalog",
@@ -144,8 +152,11 @@ pub fn next(state: &SessionState) -> Option<Step> {
         P::Snapshotting => Step::Snapshot(state.waves_cut),
         P::Stopped => Step::StoreLabel,
         P::Finishing if !state.label_stored => Step::StoreLabel,
+        // Before the WAL, for which it may have to wait: what is only cut is lost with its source.
+        P::Finishing if state.plan.after_cut.promote && !state.promoted => Step::Promote,
         P::Finishing if state.wal_complete.is_none() => Step::CompleteWal,
         P::Finishing if !state.snapshots_ready => Step::AwaitReady,
+        P::Finishing if state.plan.after_cut.secure && !state.secured => Step::Secure,
         P::Finishing => Step::Publish,
         P::Undoing if !state.snapshots_deleted => Step::DeleteSnapshots,
         P::Undoing if !state.catalog_cleared => Step::ClearCatalog,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::future::{Either, select};
+
 use super::driver::Tools;
 use super::state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,13 +41,28 @@ impl<'a> Wait<'a> {
         let now = self.tools.clock.monotonic();
         if now.saturating_sub(self.leased) >= LEASE {
             self.leased = now;
-            // Only a courtesy to `recover` on other hosts; a failure shows at the next entry.
-            if let Err(error) = self.tools.journal.renew_lease(&state.plan.backup_id, self.tools.clock.now()).await {
-                tracing::warn!(error = error.chain(), "the lease of the session could not be renewed");
-            }
+            renew(self.tools, state).await;
         }
         self.tools.clock.sleep(self.pause).await;
         self.pause = (self.pause + self.pause / 2).min(self.longest);
         Ok(())
+    }
+}
+
+/// Renews the lease while `work` is done by somebody else, however long that takes.
+pub(super) async fn with_lease<T>(tools: &Tools, state: &SessionState, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match select(work.as_mut(), tools.clock.sleep(LEASE)).await {
+            Either::Left((done, _)) => return done,
+            Either::Right(((), _)) => renew(tools, state).await,
+        }
+    }
+}
+
+/// Only a courtesy to `recover` on other hosts; a failure shows at the next entry.
+async fn renew(tools: &Tools, state: &SessionState) {
+    if let Err(error) = tools.journal.renew_lease(&state.plan.backup_id, tools.clock.now()).await {
+        tracing::warn!(error = error.chain(), "the lease of the session could not be renewed");
     }
 }

@@ -373,8 +373,8 @@ impl SnapshotProvider for MemoryProvider {
         format!("{}-{}", volume.id, backup_id.lower())
     }
 
-    fn snapshots_info(&self, _instance: &Instance, _snapshots: &[SnapshotRecord]) -> Option<Literal> {
-        None
+    fn snapshots_info(&self, _instance: &Instance, snapshots: &[SnapshotRecord]) -> Option<Literal> {
+        (self.options.name == "aws").then(|| beyond::as_aws(snapshots))
     }
 
     fn can_group(&self, _volumes: &[Volume]) -> bool {

@@ -80,7 +80,8 @@ impl Cluster {
         Self { bin: bin.to_owned(), dir, port }
     }
 
-    fn configure(&self, conf: &str) {
+    /// Adds to `postgresql.conf` what every server of a test needs, and `conf`.
+    pub fn configure(&self, conf: &str) {
         let file = self.data().join("postgresql.conf");
         let mut text = std::fs::read_to_string(&file).unwrap();
         text.push_str(&format!(

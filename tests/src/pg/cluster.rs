@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Builder, Installation};
 use crate::command::{Ran, attempt, run};
 use crate::scratch::{Scratch, processes_below};
@@ -160,6 +162,24 @@ impl Cluster {
             Stop::Immediate => "immediate",
         };
         run(self.pg_ctl("stop").args(["-w", "-t", "120", "-m", mode]));
+    }
+
+    /// Ends all its processes at once, as a crash of the machine does. What they had not written is gone.
+    #[track_caller]
+    pub fn kill(&self) {
+        let mut killed = Vec::new();
+        wait_for("the server to be gone", Duration::from_secs(30), || {
+            let running = processes_below(&self.data);
+            for pid in running.iter().copied().filter_map(Pid::from_raw) {
+                // It may have ended by itself meanwhile.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            killed.extend(&running);
+            // Until somebody has collected it, a dead process still has its number, and a new server would take it for
+            // the owner of postmaster.pid.
+            let there = |pid: &i32| Path::new(&format!("/proc/{pid}")).exists();
+            (running.is_empty() && !killed.iter().any(there)).then_some(())
+        });
     }
 
     /// Stops it in order and starts it again.

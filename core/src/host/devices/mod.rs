@@ -10,20 +10,20 @@
 //! `/dev/nvme1n1`, a link of udev), so names only ever lead to a number. btrfs alone hides the number of its device in
 //! `mountinfo`; it is followed by the name of its source and by `/sys/fs/btrfs`.
 
+mod appearance;
 mod capture;
 mod description;
 mod disks;
 mod graph;
-mod wait;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::appearance::Appearance;
 pub use self::description::{BlockDevice, HostDescription};
 pub use self::disks::{AttachedDisk, DiskOnHost, Disks, Idle};
-pub use self::wait::{Appearance, wait_for_device};
 
 /// One way in which a disk of a cloud may show on a host. A provider gives all that apply; the first that leads to a device
 /// wins.

@@ -6,7 +6,7 @@
 //! # What the states mean here
 //! | Azure | means | because |
 //! | --- | --- | --- |
-//! | `provisioningState` `Creating` | `Creating` | |
+//! | `provisioningState` `Creating`, `Updating` | `Creating` | a new snapshot is `Updating` in the reply to its PUT |
 //! | `Succeeded`, `completionPercent` below 100, or none of an Ultra disk or Premium SSD v2 | `Cut` | the point in time is fixed; data is still copied from the disk in the background |
 //! | `Succeeded`, `completionPercent` 100, or none of another disk | `Ready` | the copy is complete |
 //! | `Failed`, `Canceled`, `copyCompletionError` | `Failed` | the reason is that of the asynchronous operation |

@@ -34,8 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The kind of disk where nothing says which: every size of machine takes it.
 const ANY_SKU: &str = "StandardSSD_LRS";
 const TOKEN: &str = "token";
-/// The biggest machines take 64 data disks.
-const LUNS: std::ops::Range<i32> = 0..64;
 
 fn subject(id: &ResourceId) -> String {
     format!("disk {} in resource group {}", id.name, id.scope.group)
@@ -177,14 +175,14 @@ fn token_of(disk: &models::Disk) -> Option<String> {
     names::read_tags(disk.resource.tags.as_ref()).get(names::TOKEN).cloned()
 }
 
-/// Attaches a disk at the first free LUN and waits until it is there.
+/// Attaches a disk at a free LUN and waits until it is there.
 pub(super) async fn attach(
     azure: &AzureProvider,
     volume: &RestoredVolume,
     instance: &Instance,
 ) -> Result<RestoredVolume> {
     let disk = ResourceId::stored(&volume.id)?;
-    // Two calls at once would choose the same LUN.
+    // One change of a machine at a time is all that the service takes.
     let _one_at_a_time = azure.attaching.lock().await;
     let mut wait = azure.wait(PATIENCE);
     loop {
@@ -195,23 +193,14 @@ pub(super) async fn attach(
             attributes.insert(key::LUN.to_owned(), lun.to_string());
             return Ok(RestoredVolume { hints: hints(lun), attributes, ..volume.clone() });
         }
-        let lun = free_lun(&machine).ok_or_else(|| {
-            Error::new(ErrorKind::Exhausted, format!("virtual machine {} has no free LUN", instance.name))
-        })?;
-        let attach = models::DataDisksToAttach { lun: Some(lun), ..models::DataDisksToAttach::new(disk.to_string()) };
+        // Without a LUN the service takes a free one.
+        let attach = models::DataDisksToAttach::new(disk.to_string());
         let body = models::AttachDetachDataDisksRequest {
             data_disks_to_attach: vec![attach],
             data_disks_to_detach: Vec::new(),
         };
         change(azure, instance, body, &format!("attach {}", subject(&disk)), &mut wait).await?;
     }
-}
-
-fn free_lun(machine: &models::VirtualMachine) -> Option<i32> {
-    let storage = machine.properties.as_ref().and_then(|properties| properties.storage_profile.as_ref());
-    let used: Vec<i32> =
-        storage.map(|storage| storage.data_disks.iter().map(|disk| disk.lun).collect()).unwrap_or_default();
-    LUNS.into_iter().find(|lun| !used.contains(lun))
 }
 
 /// Detaches a disk and waits until it is gone from the machine.
@@ -266,12 +255,15 @@ async fn change(
     };
     let Some(address) = headers.get_optional_str(&AZURE_ASYNCOPERATION) else { return patience(wait).await };
     loop {
-        match read_operation(&azure.clients.get(call, address).await?) {
-            Operation::Done => return Ok(()),
-            Operation::Failed(reason) => {
+        match azure.clients.get(call, address).await.map(|body| read_operation(&body)) {
+            Ok(Operation::Done) => return Ok(()),
+            Ok(Operation::Failed(reason)) => {
                 return Err(Error::new(ErrorKind::Provider, format!("could not {subject}: {reason}")));
             }
-            Operation::Running => patience(wait).await?,
+            Ok(Operation::Running) => patience(wait).await?,
+            // A role may let us change the machine and not see the operation.
+            Err(error) if gone(&error) || error.kind() == ErrorKind::PermissionDenied => return patience(wait).await,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -336,19 +328,6 @@ fn left(disk: &models::Disk, scope: &Scope, mark: &str) -> Option<RestoredVolume
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_free_lun_is_taken() {
-        let machine = |luns: &[i32]| -> models::VirtualMachine {
-            let disks: Vec<Value> =
-                luns.iter().map(|lun| serde_json::json!({"lun": lun, "createOption": "Attach"})).collect();
-            let body = serde_json::json!({"location": "x", "properties": {"storageProfile": {"dataDisks": disks}}});
-            serde_json::from_value(body).unwrap()
-        };
-        assert_eq!(free_lun(&machine(&[])), Some(0));
-        assert_eq!(free_lun(&machine(&[0, 2, 1, 4])), Some(3));
-        assert_eq!(free_lun(&machine(&(0..64).collect::<Vec<_>>())), None);
-    }
 
     #[test]
     fn only_disks_of_a_restore_that_hang_nowhere_are_left_over() {

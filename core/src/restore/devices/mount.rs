@@ -114,10 +114,12 @@ fn try_mount(device: &Path, at: &Path, fs_type: &str, options: &str) -> rustix::
 
 /// The line for `/etc/fstab`: by UUID, unless another file system that is mounted here has the same one.
 fn name_for_good(mounted: &mut MountedFileSystem, volume: &RestoredVolume) {
+    // A partition has no link of its own here; then the name of the moment has to do.
     let link = volume.hints.iter().find_map(|hint| match hint {
-        DeviceHint::Link(link) if link.starts_with("/dev/disk") => Some(link.clone()),
+        DeviceHint::Link(link) if link.canonicalize().is_ok_and(|real| real == mounted.device) => Some(link.clone()),
         _ => None,
     });
+    let stable = link.unwrap_or_else(|| mounted.device.clone()).display().to_string();
     let name = match twin(mounted) {
         Some(twin) => {
             mounted.warnings.push(format!(
@@ -126,9 +128,9 @@ fn name_for_good(mounted: &mut MountedFileSystem, volume: &RestoredVolume) {
                 twin.display(),
                 mounted.mount_point.display()
             ));
-            link.unwrap_or_else(|| mounted.device.clone()).display().to_string()
+            stable
         }
-        None if mounted.uuid.is_empty() => link.unwrap_or_else(|| mounted.device.clone()).display().to_string(),
+        None if mounted.uuid.is_empty() => stable,
         None => format!("UUID={}", mounted.uuid),
     };
     let options = if mounted.options.is_empty() { "defaults" } else { &mounted.options };
@@ -235,10 +237,14 @@ mod tests {
         let mut one = mounted("abababab-abab-abab-abab-abababababab");
         name_for_good(&mut one, &RestoredVolume::default());
         assert_eq!(one.fstab, "UUID=abababab-abab-abab-abab-abababababab /srv/my\\040pg ext4 defaults 0 2");
-        let hints = vec![DeviceHint::Link("/dev/disk/by-id/google-x".into())];
-        let mut one = mounted("");
+        let dir = tempfile::tempdir().unwrap();
+        let (device, link) = (dir.path().join("device"), dir.path().join("google-x"));
+        std::fs::write(&device, "").unwrap();
+        std::os::unix::fs::symlink(&device, &link).unwrap();
+        let hints = vec![DeviceHint::Link("/dev/disk/by-id/other".into()), DeviceHint::Link(link.clone())];
+        let mut one = MountedFileSystem { device: device.canonicalize().unwrap(), ..mounted("") };
         name_for_good(&mut one, &RestoredVolume { hints, ..RestoredVolume::default() });
-        assert_eq!(one.fstab, "/dev/disk/by-id/google-x /srv/my\\040pg ext4 defaults 0 2");
+        assert_eq!(one.fstab, format!("{} /srv/my\\040pg ext4 defaults 0 2", link.display()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Content, MemoryProvider, Snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Token;
-use crate::model::{CloudSnapshots, SnapshotRecord};
+use crate::model::{CloudSnapshot, CloudSnapshots, Literal, ProviderInfo, SnapshotDetails, SnapshotRecord};
 use crate::provider::{SnapshotState, Ticket};
 
 impl MemoryProvider {
@@ -130,6 +130,22 @@ impl MemoryProvider {
             })
             .collect()
     }
+}
+
+/// The snapshots as a stock tool reads those of AWS.
+pub(super) fn as_aws(snapshots: &[SnapshotRecord]) -> Literal {
+    let snapshot = |record: &SnapshotRecord| CloudSnapshot {
+        mount_options: Some(record.mount_options.clone()),
+        mount_point: Some(record.mount_point.clone()),
+        details: SnapshotDetails::Aws {
+            device_name: Some(record.ticket.volume.clone()),
+            snapshot_id: Some(record.ticket.snapshot.clone()),
+            snapshot_name: Some(record.ticket.name.clone()),
+            snapshot_lock_mode: None,
+        },
+    };
+    let provider_info = ProviderInfo::Aws { account_id: None, region: None };
+    CloudSnapshots { provider_info, snapshots: snapshots.iter().map(snapshot).collect() }.to_literal()
 }
 
 /// The ticket of a snapshot that carries the token of nobody.

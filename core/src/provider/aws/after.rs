@@ -1,0 +1,139 @@
+//! What is wanted beyond the snapshots: copies in other regions, and locks.
+//!
+//! Another process with other options may have to finish a backup. So what is wanted is noted in the attributes of its volumes
+//! when they are found, and read from there.
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::AwsProvider;
+use super::lock::Lock;
+use crate::error::{Error, Result};
+use crate::provider::options::AwsOptions;
+use crate::provider::{CreateRequest, Ticket, Volume};
+
+/// The attribute of a volume that holds a [`Wanted`], if there is anything in it.
+const WANTED: &str = "after";
+
+/// What is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    /// Regions to copy to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) copy_to: Vec<String>,
+    /// The key for the copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) copy_key: Option<String>,
+    /// How to lock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lock: Option<Lock>,
+}
+
+impl Wanted {
+    /// What the options ask for.
+    pub(super) fn from_options(options: &AwsOptions) -> Result<Self> {
+        let mut copy_to = options.copy_to.clone();
+        copy_to.sort();
+        copy_to.dedup();
+        if copy_to.iter().any(|region| region.trim().is_empty()) {
+            return Err(Error::invalid("copy_to holds an empty name of a region"));
+        }
+        if copy_to.is_empty() && options.copy_kms_key_id.is_some() {
+            return Err(Error::invalid("copy_kms_key_id without copy_to").with_hint("give --aws-copy-to"));
+        }
+        Ok(Self { copy_to, copy_key: options.copy_kms_key_id.clone(), lock: Lock::from_options(options)? })
+    }
+
+    /// What was wanted when the volume was found.
+    pub(super) fn of(volume: &Volume) -> Result<Self> {
+        match volume.attributes.get(WANTED) {
+            None => Ok(Self::default()),
+            Some(text) => serde_json::from_str(text).map_err(|error| {
+                Error::corrupt(format!("cannot read what is wanted for volume {}", volume.id)).with_source(error)
+            }),
+        }
+    }
+
+    /// As an attribute of a volume; none if nothing is wanted.
+    pub(super) fn attribute(&self) -> Result<Option<(String, String)>> {
+        if *self == Self::default() {
+            return Ok(None);
+        }
+        let text = serde_json::to_string(self)
+            .map_err(|error| Error::internal("cannot note what is wanted").with_source(error))?;
+        Ok(Some((WANTED.to_owned(), text)))
+    }
+}
+
+/// Whether anything is wanted for one of these.
+pub(super) fn is_wanted(volumes: &[Volume]) -> bool {
+    volumes.iter().any(|volume| volume.attributes.contains_key(WANTED))
+}
+
+impl AwsProvider {
+    /// Copies all snapshots, then locks all of them and their copies.
+    pub(super) async fn copy_and_lock(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
+        let copied = all(join_all(tickets.iter().map(|ticket| self.copy(requests, ticket))).await)?;
+        all(join_all(copied.iter().map(|(ticket, wanted)| async {
+            match &wanted.lock {
+                Some(lock) => self.lock(ticket, lock).await,
+                None => Ok(ticket.clone()),
+            }
+        }))
+        .await)
+    }
+
+    /// The ticket with its copies, and what else is wanted for it.
+    async fn copy(&self, requests: &[CreateRequest], ticket: &Ticket) -> Result<(Ticket, Wanted)> {
+        let mut planned = requests.iter().flat_map(|request| {
+            request.volumes.iter().map(move |wanted| (request, &wanted.volume))
+        });
+        let Some((request, volume)) = planned.find(|(_, volume)| volume.id == ticket.volume) else {
+            return Err(Error::internal(format!("snapshot {} is of no volume of this backup", ticket.snapshot)));
+        };
+        let wanted = Wanted::of(volume)?;
+        Ok((self.with_copies(request, ticket, &wanted).await?, wanted))
+    }
+}
+
+/// All values, or the first error; what was begun for the others has come to its end.
+pub(super) fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    results.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_survives_in_a_volume() {
+        let options = AwsOptions {
+            copy_to: vec!["us-east-1".into(), "eu-central-1".into(), "us-east-1".into()],
+            copy_kms_key_id: Some("alias/backup".into()),
+            lock_mode: Some("governance".into()),
+            lock_duration: Some(7),
+            ..AwsOptions::default()
+        };
+        let wanted = Wanted::from_options(&options).unwrap();
+        assert_eq!(wanted.copy_to, ["eu-central-1", "us-east-1"]);
+        let mut volume: Volume = serde_json::from_str(
+            r#"{"id":"v","root":"/","mount_point":"/","mount_options":"rw","device":"d","method":"ebs"}"#,
+        )
+        .unwrap();
+        assert!(!is_wanted(std::slice::from_ref(&volume)));
+        assert_eq!(Wanted::of(&volume).unwrap(), Wanted::default());
+        volume.attributes.extend(wanted.attribute().unwrap());
+        assert!(is_wanted(std::slice::from_ref(&volume)));
+        assert_eq!(Wanted::of(&volume).unwrap(), wanted);
+        assert_eq!(Wanted::default().attribute().unwrap(), None);
+    }
+
+    #[test]
+    fn a_key_without_copies_is_refused() {
+        let options = AwsOptions { copy_kms_key_id: Some("k".into()), ..AwsOptions::default() };
+        assert!(Wanted::from_options(&options).is_err());
+        let options = AwsOptions { copy_to: vec![String::new()], ..AwsOptions::default() };
+        assert!(Wanted::from_options(&options).is_err());
+    }
+}

@@ -1,0 +1,436 @@
+//! Several disks cut at one instant: an instant snapshot group of the disks of a consistency group.
+//!
+//! [`instantSnapshotGroups.insert`](https://cloud.google.com/compute/docs/reference/rest/v1/instantSnapshotGroups/insert) cuts
+//! all disks that carry one resource policy with `diskConsistencyGroupPolicy`, in one zone (or region). An instant snapshot
+//! lives on its disk and dies with it; that is **cut**, never ready. [`promote`](super::after) makes standard snapshots of them.
+//!
+//! A group has no labels. Its name is made of the token, its description holds the mark. The instant snapshots in it get their
+//! names from the cloud and are known by their group and their disk, so the ticket of one is `<group>#<disk>`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use google_cloud_compute_v1::model::instant_snapshot::Status as MemberStatus;
+use google_cloud_compute_v1::model::instant_snapshot_group::Status as GroupStatus;
+use google_cloud_compute_v1::model::{InstantSnapshot, InstantSnapshotGroup, Operation};
+
+use super::Gcp;
+use super::client::once;
+use super::errors::{self, Call, failed};
+use super::link::{Link, Scope};
+use super::names::{self, Description};
+use super::operations::is_done;
+use super::snapshots::kept;
+use super::volumes::attribute::CONSISTENCY_GROUP;
+use super::volumes::disk_of;
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::id::Token;
+use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume};
+
+/// How long a deletion may take.
+const DELETION: Duration = Duration::from_secs(120);
+
+/// The call in the API.
+const KIND: &str = "instantSnapshotGroups";
+
+/// What one call can cut: the project and place of the disks, and the policy that they share.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Together {
+    pub(super) project: String,
+    pub(super) scope: Scope,
+    pub(super) policy: String,
+}
+
+/// What one volume could be cut together with.
+fn alone(volume: &Volume) -> Option<Together> {
+    let disk = disk_of(volume).ok()?;
+    let policy = volume.attributes.get(CONSISTENCY_GROUP)?.clone();
+    Some(Together { project: disk.project, scope: disk.scope, policy })
+}
+
+/// What these volumes can be cut together as, if they can.
+pub(super) fn together(volumes: &[Volume]) -> Option<Together> {
+    let first = alone(volumes.first()?)?;
+    let same = volumes.iter().all(|volume| alone(volume).as_ref() == Some(&first));
+    (same && volumes.len() > 1).then_some(first)
+}
+
+/// Group and disk of a ticket, if it is of an instant snapshot.
+pub(super) fn split(ticket: &Ticket) -> Option<(Link, &str)> {
+    let (group, disk) = ticket.snapshot.split_once('#')?;
+    Some((Link::parse(group).filter(|link| link.kind == KIND)?, disk))
+}
+
+/// The group of a session.
+pub(super) fn group_link(token: &Token, together: &Together) -> Link {
+    Link::new(&together.project, &together.scope, KIND, &names::group_name(token))
+}
+
+fn ticket(group: &Link, token: &Token, volume: &Volume, name: String) -> Result<Ticket> {
+    Ok(Ticket {
+        snapshot: format!("{group}#{}", disk_of(volume)?.name),
+        name,
+        volume: volume.id.clone(),
+        root: volume.root.clone(),
+        method: volume.method.clone(),
+        token: token.clone(),
+        attributes: kept(volume),
+    })
+}
+
+impl Gcp {
+    /// Asks for the instant snapshots of several volumes.
+    pub(super) async fn insert_group(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
+        let volumes: Vec<Volume> = request.volumes.iter().map(|wanted| wanted.volume.clone()).collect();
+        let Some(place) = together(&volumes) else {
+            return Err(Error::invalid("these disks cannot be cut by one call: they share no consistency group")
+                .with_hint("add them to one consistency group policy, or take them one by one"));
+        };
+        let link = group_link(&request.token, &place);
+        let what = format!("create instant snapshot group {}", link.name);
+        let body = InstantSnapshotGroup::new()
+            .set_name(&link.name)
+            .set_description(Description::of_request(request).text())
+            .set_source_consistency_group(&place.policy);
+        let id = names::request_id(&request.token, &link.to_string());
+        let sent = match &link.scope {
+            Scope::Region(region) => {
+                let client = self.clients.region_instant_groups().await?;
+                let call = client.insert().set_project(&link.project).set_region(region).set_request_id(id).set_body(body);
+                once(call).send().await
+            }
+            scope => {
+                let client = self.clients.instant_groups().await?;
+                let call =
+                    client.insert().set_project(&link.project).set_zone(zone(scope)?).set_request_id(id).set_body(body);
+                once(call).send().await
+            }
+        };
+        let operation = match sent.map_err(failed(&what, Call::Write)) {
+            Ok(operation) => Some(operation),
+            // Only this session gives a group that name.
+            Err(error) if error.kind() == ErrorKind::Conflict && self.group(&link).await?.is_some() => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(operation) = operation.as_ref().filter(|operation| is_done(operation)) {
+            errors::of_operation(&what, operation)?;
+        }
+        let operation = operation.and_then(|operation| operation.name);
+        let tickets = request.volumes.iter().map(|wanted| {
+            let mut ticket = ticket(&link, &request.token, &wanted.volume, wanted.name.clone())?;
+            ticket.attributes.extend(operation.clone().map(|name| (Ticket::OPERATION.to_owned(), name)));
+            Ok(ticket)
+        });
+        tickets.collect()
+    }
+
+    /// A group as the API knows it.
+    async fn group(&self, link: &Link) -> Result<Option<InstantSnapshotGroup>> {
+        let asked = match &link.scope {
+            Scope::Region(region) => {
+                let client = self.clients.region_instant_groups().await?;
+                let call = client.get().set_project(&link.project).set_region(region);
+                call.set_instant_snapshot_group(&link.name).send().await
+            }
+            scope => {
+                let client = self.clients.instant_groups().await?;
+                let call = client.get().set_project(&link.project).set_zone(zone(scope)?);
+                call.set_instant_snapshot_group(&link.name).send().await
+            }
+        };
+        match asked.map_err(failed("look at an instant snapshot group", Call::Read)) {
+            Ok(group) => Ok(Some(group)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All groups of a place.
+    async fn groups(&self, project: &str, scope: &Scope) -> Result<Vec<InstantSnapshotGroup>> {
+        let mut found = Vec::new();
+        let mut page: Option<String> = None;
+        loop {
+            let answer = match scope {
+                Scope::Region(region) => {
+                    let client = self.clients.region_instant_groups().await?;
+                    client.list().set_project(project).set_region(region).set_or_clear_page_token(page.take()).send().await
+                }
+                scope => {
+                    let client = self.clients.instant_groups().await?;
+                    client.list().set_project(project).set_zone(zone(scope)?).set_or_clear_page_token(page.take()).send().await
+                }
+            };
+            let answer = answer.map_err(failed("list instant snapshot groups", Call::Read))?;
+            found.extend(answer.items);
+            page = answer.next_page_token.filter(|token| !token.is_empty());
+            if page.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The instant snapshots in a group.
+    pub(super) async fn members(&self, group: &Link) -> Result<Vec<InstantSnapshot>> {
+        let mut found = Vec::new();
+        let mut page: Option<String> = None;
+        loop {
+            let (items, next) = match &group.scope {
+                Scope::Region(region) => {
+                    let client = self.clients.region_instant_snapshots().await?;
+                    let call = client.list().set_project(&group.project).set_region(region);
+                    let answer = call.set_or_clear_page_token(page.take()).send().await;
+                    let answer = answer.map_err(failed("list instant snapshots", Call::Read))?;
+                    (answer.items, answer.next_page_token)
+                }
+                scope => {
+                    let client = self.clients.instant_snapshots().await?;
+                    let call = client.list().set_project(&group.project).set_zone(zone(scope)?);
+                    let answer = call.set_or_clear_page_token(page.take()).send().await;
+                    let answer = answer.map_err(failed("list instant snapshots", Call::Read))?;
+                    (answer.items, answer.next_page_token)
+                }
+            };
+            let is_in = |member: &InstantSnapshot| {
+                let of = member.source_instant_snapshot_group.as_deref().and_then(Link::parse);
+                of.is_some_and(|of| of.scope == group.scope && of.name == group.name)
+            };
+            found.extend(items.into_iter().filter(is_in));
+            page = next.filter(|token| !token.is_empty());
+            if page.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// How far the instant snapshot of a ticket is.
+    pub(super) async fn instant_status(&self, ticket: &Ticket, link: &Link, disk: &str) -> Result<SnapshotStatus> {
+        let fail = |reason: String| SnapshotState::Failed { reason };
+        let state = match self.group(link).await?.map(|group| group.status) {
+            None => self.group_operation(link, ticket).await?,
+            Some(Some(GroupStatus::Deleting)) => return Err(gone(ticket)),
+            Some(Some(GroupStatus::Failed | GroupStatus::Invalid)) => match self.group_operation(link, ticket).await {
+                Ok(SnapshotState::Failed { reason }) => fail(reason),
+                _ => fail(format!("instant snapshot group {} failed", link.name)),
+            },
+            Some(status) => {
+                let members = self.members(link).await?;
+                let member = members.iter().find(|member| of_disk(member, disk));
+                match member.map(|member| &member.status) {
+                    Some(Some(MemberStatus::Ready)) => SnapshotState::Cut,
+                    Some(Some(MemberStatus::Failed)) => fail("the instant snapshot failed".to_owned()),
+                    Some(Some(MemberStatus::Unavailable)) => fail("the instant snapshot is not available".to_owned()),
+                    Some(Some(MemberStatus::Deleting)) => return Err(gone(ticket)),
+                    None if status == Some(GroupStatus::Ready) => {
+                        fail(format!("disk {disk} is not in the consistency group any more"))
+                    }
+                    _ => SnapshotState::Creating,
+                }
+            }
+        };
+        Ok(SnapshotStatus { state, percent: None, bytes_copied: None })
+    }
+
+    /// What the operation that makes a group says; not found if it does not, or ended well.
+    async fn group_operation(&self, link: &Link, ticket: &Ticket) -> Result<SnapshotState> {
+        let Some(name) = ticket.attributes.get(Ticket::OPERATION) else { return Err(gone(ticket)) };
+        match self.operation(&link.project, &link.scope, name).await? {
+            Some(operation) if !is_done(&operation) => Ok(SnapshotState::Creating),
+            Some(operation) => match errors::of_operation("create the instant snapshot group", &operation) {
+                Err(error) => Ok(SnapshotState::Failed { reason: error.to_string() }),
+                Ok(()) => Err(gone(ticket)),
+            },
+            None => Err(gone(ticket)),
+        }
+    }
+
+    /// The tickets of the group of a session, if it has one.
+    pub(super) async fn find_group(&self, token: &Token, volumes: &[Volume]) -> Result<Vec<Ticket>> {
+        let places: BTreeSet<Together> = volumes.iter().filter_map(alone).collect();
+        let mut tickets = Vec::new();
+        for place in &places {
+            if let Some(group) = self.group(&group_link(token, place)).await? {
+                tickets.extend(self.group_tickets(token, place, &group, volumes)?);
+            }
+        }
+        Ok(tickets)
+    }
+
+    /// The tickets of all groups that were made for a mark, where these volumes are.
+    pub(super) async fn list_groups(&self, mark: &str, volumes: &[Volume]) -> Result<Vec<Ticket>> {
+        let places: BTreeSet<Together> = volumes.iter().filter_map(alone).collect();
+        let mut tickets = Vec::new();
+        for place in &places {
+            for group in self.groups(&place.project, &place.scope).await? {
+                let token = group.name.as_deref().and_then(names::token_of_group);
+                let is_for = Description::parse(group.description.as_deref()).is_some_and(|found| found.mark == mark);
+                if let Some(token) = token.filter(|_| is_for) {
+                    tickets.extend(self.group_tickets(&token, place, &group, volumes)?);
+                }
+            }
+        }
+        Ok(tickets)
+    }
+
+    fn group_tickets(
+        &self,
+        token: &Token,
+        place: &Together,
+        group: &InstantSnapshotGroup,
+        volumes: &[Volume],
+    ) -> Result<Vec<Ticket>> {
+        let policy = group.source_consistency_group.as_deref().and_then(Link::parse).map(|link| link.to_string());
+        if policy.is_some_and(|policy| policy != place.policy) {
+            return Ok(Vec::new());
+        }
+        let backup_id = Description::parse(group.description.as_deref()).map(|found| found.backup_id);
+        let backup_id = backup_id.and_then(|id| id.parse().ok());
+        let link = group_link(token, place);
+        let of_group = volumes.iter().filter(|volume| alone(volume).as_ref() == Some(place));
+        of_group
+            .map(|volume| {
+                let name = backup_id.as_ref().map(|id| names::snapshot_name(&volume.id, id)).unwrap_or_default();
+                ticket(&link, token, volume, name)
+            })
+            .collect()
+    }
+
+    /// Deletes a group with all its instant snapshots, and waits until they are gone.
+    pub(super) async fn delete_group(&self, link: &Link) -> Result<()> {
+        let Some(_) = self.group(link).await? else { return Ok(()) };
+        // What becomes of its members is not documented; those that outlive it are deleted one by one.
+        let members = self.members(link).await?;
+        self.delete_instant(link).await?;
+        for member in members {
+            if let Some(name) = &member.name {
+                self.delete_instant(&Link::new(&link.project, &link.scope, "instantSnapshots", name)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a group or an instant snapshot, again while it is being made or deleted by another call; gone is success.
+    async fn delete_instant(&self, link: &Link) -> Result<()> {
+        let begun = self.clock.monotonic();
+        loop {
+            let tried = match link.kind.as_str() {
+                KIND => self.delete_group_once(link).await,
+                _ => self.delete_member_once(link).await,
+            };
+            let error = match tried {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.retry() {
+                _ if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Retry::After(pause) if self.clock.monotonic().saturating_sub(begun) < DELETION => {
+                    self.clock.sleep(pause.min(DELETION / 10)).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn delete_group_once(&self, link: &Link) -> Result<()> {
+        let what = format!("delete instant snapshot group {}", link.name);
+        let sent = match &link.scope {
+            Scope::Region(region) => {
+                let client = self.clients.region_instant_groups().await?;
+                let call = client.delete().set_project(&link.project).set_region(region);
+                call.set_instant_snapshot_group(&link.name).send().await
+            }
+            scope => {
+                let client = self.clients.instant_groups().await?;
+                let call = client.delete().set_project(&link.project).set_zone(zone(scope)?);
+                call.set_instant_snapshot_group(&link.name).send().await
+            }
+        };
+        self.ended(&what, link, sent.map_err(failed(&what, Call::Write))?).await
+    }
+
+    async fn delete_member_once(&self, link: &Link) -> Result<()> {
+        let what = format!("delete instant snapshot {}", link.name);
+        let sent = match &link.scope {
+            Scope::Region(region) => {
+                let client = self.clients.region_instant_snapshots().await?;
+                let call = client.delete().set_project(&link.project).set_region(region);
+                call.set_instant_snapshot(&link.name).send().await
+            }
+            scope => {
+                let client = self.clients.instant_snapshots().await?;
+                let call = client.delete().set_project(&link.project).set_zone(zone(scope)?);
+                call.set_instant_snapshot(&link.name).send().await
+            }
+        };
+        self.ended(&what, link, sent.map_err(failed(&what, Call::Write))?).await
+    }
+
+    async fn ended(&self, what: &str, link: &Link, operation: Operation) -> Result<()> {
+        self.wait(what, &link.project, &link.scope, operation, DELETION).await
+    }
+}
+
+/// Whether an instant snapshot is of the disk of that name. In one place a name is one disk.
+pub(super) fn of_disk(member: &InstantSnapshot, disk: &str) -> bool {
+    member.source_disk.as_deref().and_then(Link::parse).is_some_and(|link| link.name == disk)
+}
+
+fn zone(scope: &Scope) -> Result<&str> {
+    match scope {
+        Scope::Zone(zone) => Ok(zone),
+        other => Err(Error::internal(format!("{other} is no zone"))),
+    }
+}
+
+fn gone(ticket: &Ticket) -> Error {
+    Error::not_found(format!("no such snapshot: {}", ticket.snapshot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::volumes::attribute::DISK;
+    use super::*;
+
+    fn volume(disk: &str, policy: Option<&str>) -> Volume {
+        let mut attributes: std::collections::BTreeMap<_, _> = [(DISK.to_owned(), disk.to_owned())].into();
+        attributes.extend(policy.map(|policy| (CONSISTENCY_GROUP.to_owned(), policy.to_owned())));
+        Volume {
+            id: super::super::link::last(disk).to_owned(),
+            root: "/srv".into(),
+            mount_point: "/srv".into(),
+            mount_options: "rw".into(),
+            device: String::new(),
+            method: "pd".into(),
+            attributes,
+            file_systems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn disks_of_one_policy_in_one_place_are_cut_together() {
+        let zonal = |name: &str, policy| volume(&format!("projects/p/zones/z/disks/{name}"), policy);
+        let (a, b) = (zonal("a", Some("g")), zonal("b", Some("g")));
+        assert!(together(&[a.clone(), b.clone()]).is_some());
+        assert!(together(&[a.clone()]).is_none(), "one disk needs no group");
+        assert!(together(&[]).is_none());
+        for other in [
+            zonal("c", None),
+            zonal("c", Some("h")),
+            volume("projects/p/zones/y/disks/c", Some("g")),
+            volume("projects/p/regions/z/disks/c", Some("g")),
+            volume("projects/q/zones/z/disks/c", Some("g")),
+        ] {
+            assert!(together(&[a.clone(), b.clone(), other]).is_none());
+        }
+    }
+
+    #[test]
+    fn a_ticket_tells_group_and_disk() {
+        let token = Token::from_bits(5);
+        let volume = volume("projects/p/zones/z/disks/a", Some("g"));
+        let link = group_link(&token, &alone(&volume).unwrap());
+        let made = ticket(&link, &token, &volume, "a-1".into()).unwrap();
+        assert_eq!(split(&made), Some((link, "a")));
+        let plain = Ticket { snapshot: "projects/p/global/snapshots/a".into(), ..made };
+        assert_eq!(split(&plain), None);
+    }
+}

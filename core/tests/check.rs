@@ -1,0 +1,161 @@
+//! `check`: a line for everything, and what to do about each that is wrong; and a backup of another host by its description.
+#![allow(clippy::unwrap_used, reason = "a test: a panic is the report")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName};
+use barman_snap::clock::{Clock, SystemClock};
+use barman_snap::engine::EngineBuilder;
+use barman_snap::host::devices::HostDescription;
+use barman_snap::model::{Segment, Tablespace, WalName};
+use barman_snap::postgres::ArchiverState;
+use barman_snap::provider::{Finding, Findings};
+use barman_snap::session::{BackupRequest, WalPolicy};
+use barman_snap::testing::{MemoryOptions, MemoryProvider, ScriptedPostgres};
+use barman_snap::{Engine, Error, ErrorKind};
+
+/// A cluster whose directories are not on this machine, as the description of its host knows it.
+const DATA: &str = "/var/lib/postgresql/17/main";
+
+struct Case {
+    postgres: ScriptedPostgres,
+    provider: MemoryProvider,
+    catalog: Catalog,
+    request: BackupRequest,
+}
+
+impl Case {
+    fn new() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let provider = MemoryProvider::new(clock, MemoryOptions::default());
+        provider.add_volume("/srv/pg");
+        let layout = Layout::new("", ServerName::new("pg1").unwrap()).unwrap();
+        Self {
+            postgres: ScriptedPostgres::new(DATA, Vec::new()),
+            provider,
+            catalog: Catalog::new(ObjectSpace::in_memory(), layout),
+            request: BackupRequest::default(),
+        }
+    }
+
+    fn here(&self) -> EngineBuilder {
+        Engine::on(self.catalog.clone()).provider(Arc::new(self.provider.clone()))
+    }
+
+    fn there(&self) -> EngineBuilder {
+        self.here().host_description(Arc::new(description()))
+    }
+
+    async fn check(&self, engine: EngineBuilder) -> Findings {
+        let findings = engine.build().check(Ok(self.postgres.connect()), &self.request).await;
+        for line in &findings.lines {
+            assert!(line.ok || line.hint.is_some(), "does not say what to do: {line:?}");
+        }
+        findings
+    }
+}
+
+fn description() -> HostDescription {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hosts/aws_nitro.json");
+    HostDescription::from_file(&path).unwrap()
+}
+
+fn line<'a>(findings: &'a Findings, name: &str) -> &'a Finding {
+    let found = findings.lines.iter().find(|line| line.name == name);
+    found.unwrap_or_else(|| panic!("no line {name:?} in {:?}", findings.lines))
+}
+
+fn names(findings: &Findings) -> Vec<&str> {
+    findings.lines.iter().map(|line| line.name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_cluster_on_another_host_is_planned_from_the_description_alone() {
+    let case = Case::new();
+    let plan = case.there().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap();
+    assert_eq!(plan.volumes[0].volume.id, "/srv/pg");
+    assert_eq!(plan.real_paths[DATA], "/srv/pg/17/main");
+    assert!(plan.config_files.is_empty(), "files of this host are none of that server");
+    let findings = case.check(case.there()).await;
+    assert!(findings.is_ok(), "{findings:?}");
+    let expected = ["catalog writable", "sessions", "PostgreSQL", "privileges", "server", "archiving", "paths"];
+    assert_eq!(names(&findings)[..7], expected);
+    assert_eq!(names(&findings)[7..], ["instance", "volumes", "coverage", "snapshots possible"]);
+}
+
+#[tokio::test]
+async fn without_the_description_its_directories_are_missing_here() {
+    let case = Case::new();
+    let error = case.here().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.hint().unwrap().contains("--host-description"), "{error}");
+    let paths = line(&case.check(case.here()).await, "paths").clone();
+    assert!(!paths.ok && paths.detail.contains(DATA), "{paths:?}");
+}
+
+#[tokio::test]
+async fn a_tablespace_that_the_description_does_not_know_stops_the_backup() {
+    let case = Case::new();
+    let tablespace = Tablespace { name: "new".into(), oid: 16400, location: "/srv/new".into() };
+    case.postgres.set_facts(|facts| facts.tablespaces.push(tablespace));
+    let error = case.there().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap_err();
+    assert!(error.message().contains("ip-10-0-0-12 does not say where /srv/new lies"), "{error}");
+}
+
+#[tokio::test]
+async fn what_lies_on_no_volume_is_a_line_of_its_own() {
+    let mut case = Case::new();
+    let mut host = description();
+    host.add_path(Path::new(DATA), Path::new("/scratch/main"));
+    host.add_path(Path::new("/scratch/main/pg_wal"), Path::new("/srv/pg/wal"));
+    case.request.volumes = vec!["/srv/pg".to_owned()];
+    let findings = case.check(case.here().host_description(Arc::new(host))).await;
+    let coverage = line(&findings, "coverage");
+    assert!(!coverage.ok && coverage.detail.contains("data directory /scratch/main"), "{coverage:?}");
+    assert!(line(&findings, "snapshots possible").ok, "it goes on after a failure");
+}
+
+#[tokio::test]
+async fn the_local_provider_takes_nothing_on_another_host() {
+    let case = Case::new();
+    let engine = Engine::on(case.catalog.clone()).host_description(Arc::new(description()));
+    let host = line(&case.check(engine).await, "host").clone();
+    assert!(!host.ok && host.detail.contains("this host only, not on ip-10-0-0-12"), "{host:?}");
+}
+
+#[tokio::test]
+async fn an_archiver_that_fails_or_archives_elsewhere_is_told() {
+    let mut case = Case::new();
+    let now = SystemClock::new().local();
+    let before = now - chrono::Duration::seconds(60);
+    let event = |file: &str, time| Some((file.to_owned(), time));
+    let failing = ArchiverState {
+        last_archived: event("000000010000000000000007", before),
+        last_failed: event("000000010000000000000008", now),
+        failed_count: 3,
+    };
+    case.postgres.set_archiver(failing.clone());
+    let archiver = line(&case.check(case.there()).await, "archiver").clone();
+    assert!(!archiver.ok && archiver.detail.contains("it fails: 000000010000000000000008"), "{archiver:?}");
+    let elsewhere = ArchiverState { last_failed: None, ..failing };
+    case.postgres.set_archiver(elsewhere);
+    let archiver = line(&case.check(case.there()).await, "archiver").clone();
+    assert!(!archiver.ok && archiver.detail.contains("not in this catalog"), "{archiver:?}");
+    let segment: Segment = "000000010000000000000007".parse().unwrap();
+    let key = case.catalog.layout().wal(WalName::Segment(segment), None);
+    case.catalog.space().put(&key, "x".to_owned()).await.unwrap();
+    assert!(line(&case.check(case.there()).await, "archiver").ok);
+    case.request.wal = WalPolicy::External;
+    assert!(!names(&case.check(case.there()).await).contains(&"archiver"));
+}
+
+#[tokio::test]
+async fn no_connection_is_told_with_what_could_be_done() {
+    let case = Case::new();
+    let refused = Error::new(ErrorKind::Unavailable, "connection refused");
+    let findings = case.there().build().check(Err(refused), &case.request).await;
+    let postgres = line(&findings, "PostgreSQL");
+    assert_eq!((postgres.ok, postgres.detail.as_str()), (false, "connection refused"));
+    assert!(postgres.hint.is_some());
+}

@@ -1,0 +1,252 @@
+//! A whole installation on a machine of a cloud: PostgreSQL with its data directory on one disk and a tablespace on
+//! another, the catalog in the cloud's object store, and our command line set up for both.
+//!
+//! It is the same for every cloud. It runs commands and judges nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{Api, Cloud, CloudSet};
+use crate::cli::BarmanSnap;
+use crate::command::{Ran, attempt, run};
+use crate::pg::{Cluster, Installation};
+use crate::scratch::Scratch;
+use crate::site::SERVER;
+use crate::skip::Missing;
+use crate::user;
+
+/// The name of the machine.
+pub const INSTANCE: &str = "pg1";
+/// The name of the disk with the data directory.
+pub const DATA_DISK: &str = "pg-data";
+/// The name of the disk with the tablespace.
+pub const TS_DISK: &str = "pg-ts";
+
+const TABLESPACE: &str = "ts";
+
+/// A file system on a disk of a cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestFs {
+    /// ext4.
+    Ext4,
+    /// XFS. A copy is mounted with `nouuid`, for it has the identity of the original.
+    Xfs,
+}
+
+impl GuestFs {
+    fn make(self, device: &Path) {
+        let mut command = Command::new(match self {
+            Self::Ext4 => "mkfs.ext4",
+            Self::Xfs => "mkfs.xfs",
+        });
+        run(command.arg("-q").arg(device));
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 => "rw",
+            Self::Xfs => "rw,nouuid",
+        }
+    }
+}
+
+/// A mounted disk, unmounted when this is dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    point: PathBuf,
+    device: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts the device at a new directory.
+    #[track_caller]
+    pub fn new(fs: GuestFs, device: &Path, point: &Path) -> Self {
+        user::make_dir(point);
+        run(Command::new("mount").args(["-o", fs.options()]).arg(device).arg(point));
+        Self { point: point.to_owned(), device: device.to_owned() }
+    }
+
+    /// Where.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// From which device, as it was named to `mount`.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !attempt(Command::new("umount").arg(&self.point)).success() {
+            // A test that panics may still have a server there.
+            attempt(Command::new("umount").arg("-l").arg(&self.point));
+        }
+    }
+}
+
+/// How a new [`CloudSite`] shall look.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Plan {
+    cloud: Cloud,
+    installation: Installation,
+    fs: GuestFs,
+    size_gib: u32,
+    archiving: bool,
+    instance: Value,
+    devices: [Value; 2],
+    settings: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// With this file system on both disks, instead of ext4.
+    pub fn on(mut self, fs: GuestFs) -> Self {
+        self.fs = fs;
+        self
+    }
+
+    /// Size of each disk, instead of 4 GiB. It costs nothing.
+    pub fn size_gib(mut self, size: u32) -> Self {
+        self.size_gib = size;
+        self
+    }
+
+    /// Without an archiver.
+    pub fn without_archiving(mut self) -> Self {
+        self.archiving = false;
+        self
+    }
+
+    /// What only one cloud knows of a machine: `json!({"instance_type": "m5.large"})`.
+    pub fn instance(mut self, more: Value) -> Self {
+        self.instance = more;
+        self
+    }
+
+    /// With the disks attached under these names, instead of free ones. Stock Barman finds a disk on Xen only when the API
+    /// calls it as the kernel does: `/dev/xvdf`.
+    pub fn attached_as(mut self, data: impl Into<Value>, ts: impl Into<Value>) -> Self {
+        self.devices = [data.into(), ts.into()];
+        self
+    }
+
+    /// Adds a line to `postgresql.conf`.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Makes it, in a cloud of its own.
+    pub fn start(self) -> Result<CloudSite, Missing> {
+        let snap = BarmanSnap::found()?;
+        let set = CloudSet::start(&[self.cloud])?;
+        let api = set.of(self.cloud).clone();
+        let place = Scratch::new();
+        api.create_instance(INSTANCE, &self.instance);
+        let disk = |name: &str, device: &Value| {
+            api.create_disk(name, self.size_gib, &json!({}));
+            let device = api.attach_as(INSTANCE, name, device).paths.swap_remove(0);
+            self.fs.make(&device);
+            Mounted::new(self.fs, &device, &place.path().join(name))
+        };
+        let mounts = vec![disk(DATA_DISK, &self.devices[0]), disk(TS_DISK, &self.devices[1])];
+        for mounted in &mounts {
+            user::give(mounted.point());
+        }
+        let mut builder = Cluster::builder(&self.installation)
+            .data(mounts[0].point().join("data"))
+            .tablespace(TABLESPACE, mounts[1].point().join("ts"))
+            .env(api.env().to_vec());
+        if self.archiving {
+            let command = format!("{} wal-archive {} {SERVER} %p", snap.path().display(), api.catalog());
+            builder = builder.archive_command(&command);
+        }
+        for (name, value) in &self.settings {
+            builder = builder.setting(name, value);
+        }
+        let cluster = builder.start();
+        // The disks forget what was not flushed, as real ones do. That somebody has made the directory of a tablespace is
+        // taken for long ago: PostgreSQL flushes what it makes, not what it finds.
+        for mounted in &mounts {
+            run(Command::new("sync").arg("--file-system").arg(mounted.point()));
+        }
+        let snap = snap.with_env(api.env().to_vec()).for_cluster(&cluster);
+        Ok(CloudSite { cluster, snap, mounts, fs: self.fs, api, place, set })
+    }
+}
+
+/// See the [module documentation](self). The fields are dropped in this order: the server before its file systems, those
+/// before their disks.
+#[derive(Debug)]
+pub struct CloudSite {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The command line.
+    pub snap: BarmanSnap,
+    /// Where the disks are mounted: the one with the data directory, and the one with the tablespace.
+    pub mounts: Vec<Mounted>,
+    /// The file system of the disks.
+    pub fs: GuestFs,
+    /// The cloud.
+    pub api: Api,
+    place: Scratch,
+    set: CloudSet,
+}
+
+impl CloudSite {
+    /// How a new one shall look.
+    pub fn plan(cloud: Cloud, installation: &Installation) -> Plan {
+        Plan {
+            cloud,
+            installation: installation.clone(),
+            fs: GuestFs::Ext4,
+            size_gib: 4,
+            archiving: true,
+            instance: json!({}),
+            devices: [Value::Null, Value::Null],
+            settings: Vec::new(),
+        }
+    }
+
+    /// A directory beside everything, which vanishes with it.
+    pub fn place(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// The set that has the cloud.
+    pub fn set(&self) -> &CloudSet {
+        &self.set
+    }
+
+    /// Runs a command of ours on the catalog to its end, whatever that is: `COMMAND URL SERVER REST…`.
+    pub fn run(&self, command: &str, rest: &[&str]) -> Ran {
+        self.snap.run([command, self.api.catalog(), SERVER].iter().chain(rest))
+    }
+
+    /// Runs a command that has to succeed.
+    #[track_caller]
+    pub fn ok(&self, command: &str, rest: &[&str]) -> Ran {
+        self.run(command, rest).expect_success()
+    }
+
+    /// The machine crashes and its disks are lost: the server is killed, what it had not flushed is gone, and so is every
+    /// byte that is not in a snapshot.
+    pub fn lose_everything(&mut self) {
+        self.cluster.kill();
+        self.mounts.clear();
+        for disk in [DATA_DISK, TS_DISK] {
+            self.api.destroy(disk);
+        }
+    }
+
+    /// Attaches a disk and mounts it where the disk `instead_of` was.
+    #[track_caller]
+    pub fn mount(&mut self, disk: &str, instead_of: &str) {
+        let device = self.api.attach(INSTANCE, disk).paths.swap_remove(0);
+        self.mounts.push(Mounted::new(self.fs, &device, &self.place.path().join(instead_of)));
+    }
+}
