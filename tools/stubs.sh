@@ -4,14 +4,17 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-venv_install maturin mypy pytest
+venv_install maturin mypy pyright pytest typing_extensions
 say "building the Python module"
 wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
 # Not `maturin develop`: that leads back into the checkout, which the user of the PostgreSQL servers may be unable to enter.
-"$TOOLS/venv/bin/maturin" build --quiet --profile dev --interpreter "$TOOLS/venv/bin/python" \
+"$TOOLS/venv/bin/maturin" build --quiet --profile dev --features conformance --interpreter "$TOOLS/venv/bin/python" \
     --manifest-path python/Cargo.toml --out "$wheels"
 "$TOOLS/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheels"/*.whl
 say "comparing the stubs"
 "$TOOLS/venv/bin/python" -m mypy.stubtest barman_snap
+"$TOOLS/venv/bin/python" -m mypy --strict -p barman_snap
 "$TOOLS/venv/bin/python" -m mypy --strict examples/python python/tests
+# Brings its own Node.js where there is none.
+"$TOOLS/venv/bin/python" -m pyright --pythonpath "$TOOLS/venv/bin/python" examples/python python/tests

@@ -496,6 +496,22 @@ async fn a_device_that_never_shows_and_a_volume_that_cannot_be_removed_are_named
     assert!(failed.message().contains("no device of it appeared on this host within 120 s"), "{}", failed.chain());
     world.assert_clean("no device");
 
+    // No reply, and then nobody there to ask.
+    let mute = world.cloud.0.with_faults(|call, moment, volume| match (call, moment) {
+        (Call::CreateVolume, Moment::After) if volume == "data" => {
+            Some(Error::new(ErrorKind::Unavailable, "no reply").with_retry(Retry::Unknown))
+        }
+        (Call::List, _) => Some(Error::new(ErrorKind::Unavailable, "no list")),
+        _ => None,
+    });
+    let failed = carry_out(&plan, &mute).await.unwrap_err();
+    let expected = format!("perhaps volumes with the token {}, whose making got no reply", plan.token);
+    assert!(failed.hint().unwrap().ends_with(&expected), "{}", failed.chain());
+    for volume in world.cloud.0.list_volumes(&plan.devices.as_ref().unwrap().mark).await.unwrap() {
+        world.cloud.0.delete_volume(&volume).await.unwrap();
+    }
+    world.assert_clean("no list");
+
     let stuck = world.cloud.0.with_faults(|call, moment, volume| {
         let fails = match call {
             Call::Attach => moment == Moment::After && volume.contains("space"),

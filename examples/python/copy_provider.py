@@ -81,12 +81,13 @@ class CopyProvider(barman_snap.SnapshotProvider):
                     raise barman_snap.InvalidInputError(f"not a name for a snapshot: {snapshot.name!r}")
 
     def create(self, request: CreateRequest) -> Sequence[Ticket]:
-        if len(request.volumes) > 1:
+        snapshot, *others = request.volumes
+        if others:
             raise barman_snap.UnsupportedError("several directories cannot be copied at one instant")
-        (snapshot,) = request.volumes
         volume, name = snapshot.volume, snapshot.name
-        for ticket in self.find(request.token, [volume]):
-            raise barman_snap.ConflictError(f"there is a snapshot of {volume.id} already: {ticket.name}")
+        for existing in self.find(request.token, [volume]):
+            if existing.volume == volume.id:
+                raise barman_snap.ConflictError(f"there is a snapshot of {volume.id} already: {existing.name}")
         ticket = Ticket(
             snapshot=str(self._store / name),
             name=name,

@@ -97,7 +97,8 @@ pub unsafe extern "C" fn bs_backup_begin(
         let phase = LastPhase::new();
         let seen = phase.clone();
         let core = engine.host.engine.with_listener(listener(progress, user_data, move |event| seen.see(event)));
-        let begun = options::begin(&core, connection, &request, &CancelToken::new());
+        let cancel = CancelToken::new();
+        let begun = options::begin(&core, connection, &request, &cancel);
         let session = engine.host.run("backup", begun)?;
         phase.set(session.phase());
         out.set(bs_session {

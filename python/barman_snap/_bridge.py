@@ -91,6 +91,11 @@ class Bridge:
         self._provider.delete(Ticket.from_dict(ticket))
         return _json(None)
 
+    def attached_from(self, arguments: str) -> str:
+        instance, tickets = json.loads(arguments)
+        volumes = self._provider.attached_from(Instance.from_dict(instance), _many(Ticket, tickets))
+        return json.dumps([None if volume is None else volume.to_dict() for volume in volumes])
+
     def after_cut(self, arguments: str) -> str:
         volumes, grouped = json.loads(arguments)
         return _json(self._provider.after_cut(_many(Volume, volumes), grouped))

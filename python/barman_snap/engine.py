@@ -162,6 +162,7 @@ class Engine(_native.Engine):
         consistency: Literal["auto", "group", "independent"] = "auto",
         wal_external: bool = False,
         tags: Optional[Mapping[str, str]] = None,
+        new_system_id: Optional[str] = None,
         on_progress: Optional[_OnProgress] = None,
     ) -> Session:
         """Plans a backup, claims its id, and returns the session that takes it; nothing else has been done then::
@@ -181,6 +182,7 @@ class Engine(_native.Engine):
             consistency: Whether all volumes are cut at one instant by one call: where it is possible, always, or never.
             wal_external: Another tool keeps the WAL; publish without a look at it.
             tags: Tags for the snapshots.
+            new_system_id: The system identifier of the cluster, if it has replaced the one whose catalog this was.
             on_progress: Called with each event, on the thread that drives the session. If it raises, the backup is cancelled
                 and undone, and its exception comes out of what drives the session.
         """
@@ -192,6 +194,7 @@ class Engine(_native.Engine):
             "consistency": consistency,
             "wal_external": wal_external,
             "tags": dict(tags or {}),
+            "new_system_id": new_system_id,
         }
         return Session(self, dsn, options, on_progress)
 
@@ -206,6 +209,7 @@ class Engine(_native.Engine):
         consistency: Literal["auto", "group", "independent"] = "auto",
         wal_external: bool = False,
         tags: Optional[Mapping[str, str]] = None,
+        new_system_id: Optional[str] = None,
         on_progress: Optional[_OnProgress] = None,
     ) -> PendingBackup:
         """As `backup`; awaited, it takes the whole backup, and as an asynchronous context manager it gives its session::
@@ -226,6 +230,7 @@ class Engine(_native.Engine):
             "consistency": consistency,
             "wal_external": wal_external,
             "tags": dict(tags or {}),
+            "new_system_id": new_system_id,
         }
         return PendingBackup(
             lambda listener, cancel: Session(self, dsn, options, listener, cancel), on_progress
@@ -279,6 +284,8 @@ class Engine(_native.Engine):
         restore_command: Optional[str] = None,
         wal_restore_program: Optional[Sequence[str]] = None,
         standby: bool = False,
+        recovery_instance: Optional[str] = None,
+        mounted: bool = False,
         on_progress: Optional[_OnProgress] = None,
         cancel: Optional[_native.CancelToken] = None,
     ) -> Restored:
@@ -301,12 +308,16 @@ class Engine(_native.Engine):
             wal_restore_program: The words before ``wal-restore URL SERVER %f %p`` in the ``restore_command`` otherwise; by
                 default this Python with this package.
             standby: Make a standby.
+            recovery_instance: Of a provider that restores to devices: the instance that volumes are attached to, which is
+                this host.
+            mounted: The volumes have been made of the snapshots, attached and mounted already.
             on_progress: Called with each event. If it raises, the restore is cancelled and what it made is removed.
             cancel: Cancels it, from another thread.
         """
         options = self._restore_options(
             tablespaces, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
-            target_exclusive, target_action, restore_command, wal_restore_program, standby,
+            target_exclusive, target_action, restore_command, wal_restore_program, standby, recovery_instance,
+            mounted,
         )  # fmt: skip
         return Restored.from_dict(self._restore(backup, target_dir, options, cancel, _listener(on_progress)))
 
@@ -328,11 +339,14 @@ class Engine(_native.Engine):
         restore_command: Optional[str] = None,
         wal_restore_program: Optional[Sequence[str]] = None,
         standby: bool = False,
+        recovery_instance: Optional[str] = None,
+        mounted: bool = False,
     ) -> RestorePlan:
         """What `restore` would do with these arguments; changes nothing. Every refusal comes from here."""
         options = self._restore_options(
             tablespaces, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
-            target_exclusive, target_action, restore_command, wal_restore_program, standby,
+            target_exclusive, target_action, restore_command, wal_restore_program, standby, recovery_instance,
+            mounted,
         )  # fmt: skip
         plan = self._restore(backup, target_dir, {**options, "dry_run": True}, None, None)
         return RestorePlan.from_dict(plan)
@@ -352,6 +366,8 @@ class Engine(_native.Engine):
         restore_command: Optional[str],
         wal_restore_program: Optional[Sequence[str]],
         standby: bool,
+        recovery_instance: Optional[str],
+        mounted: bool,
     ) -> dict[str, Any]:
         return {
             "tablespaces": {name: os.fspath(place) for name, place in (tablespaces or {}).items()},
@@ -367,6 +383,8 @@ class Engine(_native.Engine):
             "restore_command": restore_command,
             "wal_restore_program": self._wal_restore_program(wal_restore_program),
             "standby": standby,
+            "snapshot_recovery_instance": recovery_instance,
+            "mounted": mounted,
         }
 
     def verify(
@@ -378,6 +396,7 @@ class Engine(_native.Engine):
         sql: Sequence[str] = (),
         sql_database: str = "postgres",
         all_wal: bool = False,
+        recovery_instance: Optional[str] = None,
         timeout: Optional[_Duration] = None,
         wal_restore_program: Optional[Sequence[str]] = None,
         on_progress: Optional[_OnProgress] = None,
@@ -393,6 +412,7 @@ class Engine(_native.Engine):
             sql: Statements to run on the restored server.
             sql_database: The database for them.
             all_wal: Replay all WAL in the catalog, not only as far as consistency.
+            recovery_instance: As in `restore`.
             timeout: How long the server may take to be consistent.
             wal_restore_program: As in `restore`.
             on_progress: Called with each event. If it raises, the verification is cancelled.
@@ -404,6 +424,7 @@ class Engine(_native.Engine):
             "sql": [*sql],
             "sql_database": sql_database,
             "all_wal": all_wal,
+            "snapshot_recovery_instance": recovery_instance,
             "timeout_ms": _milliseconds(timeout),
             "wal_restore_program": self._wal_restore_program(wal_restore_program),
         }
@@ -442,11 +463,13 @@ class Engine(_native.Engine):
         *,
         compression: Optional[Literal["gzip", "bzip2", "xz", "snappy", "zstd", "lz4"]] = None,
         compression_level: Union[str, int, None] = None,
+        new_system_id: Optional[str] = None,
     ) -> None:
         """Stores one WAL file (``%p`` of ``archive_command``). ``compression_level`` is ``low``, ``medium``, ``high`` or a
-        number."""
+        number; ``new_system_id`` is as in `backup`."""
         level = None if compression_level is None else str(compression_level)
-        self._wal_archive(path, {"compression": compression, "compression_level": level})
+        options = {"compression": compression, "compression_level": level, "new_system_id": new_system_id}
+        self._wal_archive(path, options)
 
     def wal_restore(self, name: str, destination: _Path) -> None:
         """Fetches one WAL file (``%f``) to a path (``%p`` of ``restore_command``); `NotFoundError` if it is not there."""

@@ -20,10 +20,14 @@ from typing import Any, Optional
 from ._record import Record
 
 __all__ = [
+    "Attached",
     "Checking",
+    "Created",
+    "Creating",
     "Event",
     "Made",
     "Making",
+    "Mounted",
     "Planned",
     "Prepared",
     "StepBegun",
@@ -119,6 +123,41 @@ class Made(Event):
 
 
 @dataclass(frozen=True, repr=False)
+class Creating(Event):
+    """A restore makes a volume of a snapshot."""
+
+    snapshot: str
+    """The snapshot."""
+
+
+@dataclass(frozen=True, repr=False)
+class Created(Event):
+    """A restore has made a volume."""
+
+    volume: str
+    """The volume."""
+
+
+@dataclass(frozen=True, repr=False)
+class Attached(Event):
+    """A restore has attached a volume."""
+
+    volume: str
+    """The volume."""
+
+
+@dataclass(frozen=True, repr=False)
+class Mounted(Event):
+    """A restore has mounted a file system."""
+
+    device: Path
+    """What it is on."""
+
+    mount_point: Path
+    """Where it is."""
+
+
+@dataclass(frozen=True, repr=False)
 class Prepared(Event):
     """The data directory of a restore is complete."""
 
@@ -139,6 +178,10 @@ _CLASSES: dict[str, type[Event]] = {
     "undoing": Undoing,
     "making": Making,
     "made": Made,
+    "creating": Creating,
+    "created": Created,
+    "attached": Attached,
+    "mounted": Mounted,
     "prepared": Prepared,
     "checking": Checking,
 }

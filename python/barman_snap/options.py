@@ -68,3 +68,5 @@ class AzureOptions(TypedDict, total=False):
     """Resource id of the disk encryption set for the snapshots."""
     copy_to: str
     """Region to copy the snapshots to when they are complete."""
+    call_timeout_s: int
+    """Seconds that one call of the Resource Manager may take; 30 if not given."""

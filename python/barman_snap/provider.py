@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar, Optional
 
 from ._record import Record
+from .exceptions import UnsupportedError
 
 __all__ = [
     "AfterCut",
@@ -237,7 +238,7 @@ class RestoredVolume(Record):
     """The directory with the content, once it is reachable on this host."""
 
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """What the provider wants to remember."""
+    """What the provider wants to remember; of a device, the token of the restore as ``token``."""
 
     bytes_copied: Optional[int] = None
     """Bytes that were copied, where it is known."""
@@ -325,6 +326,11 @@ class SnapshotProvider(ABC):
     def detach(self, volume: RestoredVolume, instance: Instance) -> None:
         """Detaches a volume."""
 
+    def attached_from(self, instance: Instance, tickets: Sequence[Ticket]) -> Sequence[Optional[Volume]]:
+        """For each ticket the volume that was made of that snapshot and is attached now, or ``None``. Only for providers
+        without `directory_restore`."""
+        raise UnsupportedError(f"{self.name} cannot say of which snapshots the attached volumes were made")
+
     def after_cut(self, volumes: Sequence[Volume], grouped: bool) -> AfterCut:
         """What is left to do after backup mode, if these volumes are cut by one call (``grouped``) or each by its own."""
         return AfterCut()
@@ -342,5 +348,5 @@ class SnapshotProvider(ABC):
         """Raises `PreconditionError` if one of these cannot be deleted now. Changes nothing."""
 
     def list_volumes(self, mark: str) -> Sequence[RestoredVolume]:
-        """The volumes that `create_volume` made for this mark and that are attached to nothing."""
+        """The volumes that `create_volume` made for this mark and that are attached to nothing. Not for directories."""
         return ()

@@ -19,7 +19,9 @@ __all__ = [
     "Deletion",
     "Finding",
     "Garbage",
+    "KeptJournal",
     "Listing",
+    "Orphan",
     "Proof",
     "ProofCheck",
     "Reached",
@@ -28,6 +30,7 @@ __all__ = [
     "Restored",
     "SessionEntry",
     "SetAside",
+    "SkippedBackup",
     "SqlResult",
     "UnreadableBackup",
 ]
@@ -332,11 +335,25 @@ class BackupDeletion(Record):
 
 
 @dataclass(frozen=True, repr=False)
+class SkippedBackup(Record):
+    """A backup that a policy lets go, but that cannot be deleted now."""
+
+    backup_id: str = field(metadata={"key": "id"})
+    """The backup."""
+
+    why: str
+    """Why, in one line."""
+
+
+@dataclass(frozen=True, repr=False)
 class Deletion(Record):
     """What was deleted, or would be."""
 
     backups: tuple[BackupDeletion, ...] = ()
-    """The backups."""
+    """The backups, oldest first."""
+
+    skipped: tuple[SkippedBackup, ...] = ()
+    """Those that a policy lets go, but that cannot be deleted now."""
 
     wal_keys: tuple[str, ...] = ()
     """The WAL that no backup needs any more."""
@@ -426,14 +443,39 @@ class Rescue(Record):
 
 
 @dataclass(frozen=True, repr=False)
+class Orphan(Record):
+    """A snapshot that belongs to nobody."""
+
+    provider: str
+    """What has it."""
+
+    ticket: Ticket
+    """The snapshot."""
+
+
+@dataclass(frozen=True, repr=False)
+class KeptJournal(Record):
+    """A journal that has to stay."""
+
+    backup_id: str
+    """The session."""
+
+    why: str
+    """Why, in one line."""
+
+
+@dataclass(frozen=True, repr=False)
 class Garbage(Record):
     """What belongs to nobody."""
 
-    orphans: tuple[Ticket, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
     """Snapshots with our mark that no backup and no session has."""
 
     journals: tuple[str, ...] = ()
-    """Sessions that were undone, and whose journals are old."""
+    """Sessions that are over, whose journals nobody needs."""
+
+    kept_journals: tuple[KeptJournal, ...] = ()
+    """Sessions that are over, and may have left snapshots."""
 
     open_sessions: tuple[str, ...] = ()
     """Sessions that are not over: `Engine.recover` is for them."""

@@ -64,7 +64,7 @@ class Session(_native.Session):
 
     _teller: _Teller
     _background: Optional[threading.Thread] = None
-    # Whether its driver knows already that it was not brought to its end: by an error, or by a second Ctrl-C.
+    # Whether its driver knows already, by an error, that it is left to `Engine.recover`.
     _left = False
 
     def __new__(
@@ -102,10 +102,6 @@ class Session(_native.Session):
         except Error:
             # An error in the middle is undone by going on; one past the dividing line is for `Engine.recover`.
             self._left = self.phase in ("stopped", "finishing")
-            raise
-        except KeyboardInterrupt:
-            # The first one comes out when all is undone; one that comes out before is the second, which does not wait.
-            self._left = self._is_open
             raise
 
     def next_step(self) -> Optional[str]:
@@ -162,7 +158,7 @@ class Session(_native.Session):
         background = self._background
         if background is not None and background.is_alive():
             self._leave(background) if failed else background.join()
-        if not self._is_open or self._left and self.phase not in ("stopped", "finishing"):
+        if not self._is_open:
             return
         if not failed:
             self.run()

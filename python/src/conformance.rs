@@ -38,7 +38,7 @@ mod suites {
     use barman_snap::clock::{Clock, SystemClock};
     use barman_snap::conformance::{Fixture, Outcome};
     use barman_snap::id::{IdSource, SystemIds, Token};
-    use barman_snap::provider::{SnapshotProvider, Volume};
+    use barman_snap::provider::{RestoredVolume, SnapshotProvider, Volume};
     use pyo3::exceptions::PyAssertionError;
     use pyo3::prelude::*;
 
@@ -115,6 +115,16 @@ mod suites {
 
         fn scratch(&self) -> PathBuf {
             self.call("scratch", |py| self.fixture.call_method0(py, "scratch")?.extract(py))
+        }
+
+        async fn open(&self, volume: &RestoredVolume) -> Option<PathBuf> {
+            let volume = serde_json::to_string(volume).unwrap_or_default();
+            self.call("open", |py| self.fixture.call_method1(py, "open", (volume,))?.extract(py))
+        }
+
+        async fn close(&self, volume: &RestoredVolume) {
+            let volume = serde_json::to_string(volume).unwrap_or_default();
+            self.call("close", |py| self.fixture.call_method1(py, "close", (volume,)).map(drop));
         }
 
         fn token(&self) -> Token {

@@ -215,6 +215,10 @@ impl SnapshotProvider for PyProvider {
         self.ask("delete_volume", json!([volume])).await
     }
 
+    async fn attached_from(&self, instance: &Instance, tickets: &[Ticket]) -> Result<Vec<Option<Volume>>> {
+        self.ask("attached_from", json!([instance, tickets])).await
+    }
+
     async fn list_volumes(&self, mark: &str) -> Result<Vec<RestoredVolume>> {
         self.ask("list_volumes", json!([mark])).await
     }

@@ -1,6 +1,7 @@
 //! `barman_snap._native.Session`, the base of `barman_snap.Session`: a backup that is being taken.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use barman_snap::options::{self, BackupOptions, Host};
@@ -13,7 +14,7 @@ use crate::cancel::{CancelToken, given};
 use crate::engine::Engine;
 use crate::errors::exception;
 use crate::values::{options as read, python};
-use crate::waiting::wait;
+use crate::waiting::{wait, wait_noting};
 use crate::watcher::{Watcher, lock};
 
 /// A backup whose id is claimed. `barman_snap.Session` says what the methods mean.
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     watcher: Arc<Watcher>,
     phase: Arc<Mutex<Phase>>,
     backup_id: String,
+    // By a second Ctrl-C: then nobody waits for it any more, not even to undo it.
+    given_up: AtomicBool,
 }
 
 /// The session, while one thread drives it.
@@ -58,7 +61,8 @@ impl Session {
         let mut driven = self.drive(py)?;
         let session = driven.session().map_err(|error| exception(py, &error))?;
         let driven_session = &mut *session;
-        let result = wait(py, &self.host, "backup", Some(&self.cancel), move || work(driven_session));
+        let work = move || work(driven_session);
+        let result = wait_noting(py, &self.host, "backup", Some(&self.cancel), &self.given_up, work);
         *lock(&self.phase) = session.phase();
         drop(driven);
         self.watcher.outcome(py, result)
@@ -100,7 +104,8 @@ impl Session {
         let cancel = session.cancel_token();
         watcher.aim(cancel.clone());
         let backup_id = session.backup_id().to_string();
-        Ok(Self { host, session: Mutex::new(Some(session)), cancel, watcher, phase, backup_id })
+        let (session, given_up) = (Mutex::new(Some(session)), AtomicBool::new(false));
+        Ok(Self { host, session, cancel, watcher, phase, backup_id, given_up })
     }
 
     #[getter]
@@ -113,11 +118,11 @@ impl Session {
         lock(&self.phase).as_str()
     }
 
-    /// Whether it can still be driven, and has to be: not over, not stuck, and not in a fork of its process.
+    /// Whether it can still be driven, and has to be: not over, not stuck, not given up, and not in a fork of its process.
     #[getter]
     fn _is_open(&self) -> bool {
         let phase = *lock(&self.phase);
-        self.host.is_at_home() && !phase.is_final() && phase != Phase::Stuck
+        self.host.is_at_home() && !self.given_up.load(Ordering::Relaxed) && !phase.is_final() && phase != Phase::Stuck
     }
 
     fn _run(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

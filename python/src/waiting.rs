@@ -4,6 +4,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use barman_snap::options::Host;
@@ -34,6 +35,18 @@ pub(crate) fn wait<T: Send, F: Future<Output = Result<T>>>(
     cancel: Option<&CancelToken>,
     work: impl FnOnce() -> F + Send,
 ) -> PyResult<T> {
+    wait_noting(py, host, operation, cancel, &AtomicBool::new(false), work)
+}
+
+/// The same, and notes whether the work was given up.
+pub(crate) fn wait_noting<T: Send, F: Future<Output = Result<T>>>(
+    py: Python<'_>,
+    host: &Host,
+    operation: &'static str,
+    cancel: Option<&CancelToken>,
+    given_up: &AtomicBool,
+    work: impl FnOnce() -> F + Send,
+) -> PyResult<T> {
     let ended = py.detach(|| {
         let wait = || host.wait(async { Ok(watch(host, cancel, work()).await) });
         catch_unwind(AssertUnwindSafe(wait)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
@@ -41,7 +54,10 @@ pub(crate) fn wait<T: Send, F: Future<Output = Result<T>>>(
     let (result, signal) = match ended {
         Err(error) => (Err(error), None),
         Ok(Ended::Done(result, signal)) => (result, signal),
-        Ok(Ended::GivenUp(signal)) => return Err(signal),
+        Ok(Ended::GivenUp(signal)) => {
+            given_up.store(true, Ordering::Relaxed);
+            return Err(signal);
+        }
     };
     let result = result.map_err(|error| exception(py, &error.with_operation(operation)));
     match (signal, result) {

@@ -43,11 +43,11 @@ def test_bad_requests_are_invalid_input(tmp_path: Path) -> None:
     with pytest.raises(barman_snap.UnsupportedError):
         Engine(tmp_path, "pg1", snapshot_provider="floppy")
     with pytest.raises(barman_snap.InvalidInputError, match="not a good aws"):
-        Engine(tmp_path, "pg1", aws={"regoin": "eu-west-1"})  # type: ignore[typeddict-unknown-key]
+        Engine(tmp_path, "pg1", aws={"regoin": "eu-west-1"})  # type: ignore[arg-type]
     with pytest.raises(barman_snap.InvalidInputError, match="duration"):
         Engine(tmp_path, "pg1", wal_timeout=-1)
     with pytest.raises(TypeError):
-        Engine(tmp_path, "pg1", "http://s3")  # type: ignore[misc]
+        Engine(tmp_path, "pg1", "http://s3")  # type: ignore[call-arg]
 
 
 def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:

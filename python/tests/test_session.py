@@ -38,8 +38,9 @@ def test_the_end_of_the_block_runs_what_is_left(place: Path, postgres: Server) -
 
 def test_an_exception_in_the_block_undoes_the_backup(place: Path, postgres: Server) -> None:
     engine = Engine(place / "catalog", "pg1")
+    session = engine.backup(postgres.dsn, immediate_checkpoint=True)
     with pytest.raises(ZeroDivisionError):
-        with engine.backup(postgres.dsn, immediate_checkpoint=True) as session:
+        with session:
             while session.phase != "snapshotting":
                 session.next_step()
             _ = 1 / 0
@@ -48,8 +49,9 @@ def test_an_exception_in_the_block_undoes_the_backup(place: Path, postgres: Serv
 
 def test_past_the_dividing_line_an_exception_leaves_the_session_to_recover(place: Path, postgres: Server) -> None:
     engine = Engine(place / "catalog", "pg1")
+    session = engine.backup(postgres.dsn, immediate_checkpoint=True)
     with pytest.raises(ZeroDivisionError), pytest.warns(RuntimeWarning, match="was left finishing"):
-        with engine.backup(postgres.dsn, immediate_checkpoint=True) as session:
+        with session:
             while session.phase != "stopped":
                 session.next_step()
             _ = 1 / 0

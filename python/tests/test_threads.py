@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import struct
 import sys
 import threading
 import time
@@ -19,8 +20,11 @@ CALLS = 10_000
 
 
 def segment(path: Path) -> Path:
-    """A WAL segment that takes a while to compress: its header, and noise."""
-    path.write_bytes(b"".join(os.urandom(4096) * 2 for _ in range(2048)))
+    """A WAL segment that takes a while to compress: its header, and noise that is there twice."""
+    number, size = int(path.name[-8:], 16), 16 << 20
+    header = struct.pack("<HHIQI4xQII", 0xD116, 2, 1, number * size, 0, 4711, size, 8192)
+    noise = b"".join(os.urandom(4096) * 2 for _ in range(2048))
+    path.write_bytes(header + noise[len(header) :])
     return path
 
 

@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from . import tls
@@ -151,11 +151,12 @@ class AzureCloud(Cloud):
         }
 
 
-class Route(NamedTuple):
+class Route:
     """The action of a path, and who answers."""
 
-    action: str
-    handler: Callable[..., Response]
+    def __init__(self, action: str, handler: Callable[..., Response]) -> None:
+        """As a role names the action."""
+        self.action, self.handler = action, handler
 
     def __call__(self, request: Request, **parts: str) -> Response:
         """Answers."""

@@ -238,7 +238,10 @@ class Compute(Api):
         scopes: dict[str, Resource] = {}
         for link, shown in found:
             scopes.setdefault("/".join(link.split("/")[2:4]), {kind: []})[kind].append(shown)
-        answer = {"kind": f"compute#{kind.removesuffix('s')}AggregatedList", "id": f"projects/{project}/aggregated/{kind}"}
+        answer = {
+            "kind": f"compute#{kind.removesuffix('s')}AggregatedList",
+            "id": f"projects/{project}/aggregated/{kind}",
+        }
         return {**answer, "items": scopes, **({"nextPageToken": token} if token else {})}
 
 

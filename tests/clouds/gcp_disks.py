@@ -146,9 +146,7 @@ def connect(
 def free_name(taken: set[str], wanted: str) -> str:
     """A device name that neither the instance nor another set of clouds has."""
     names = [wanted, *(f"{wanted[:50]}-{os.getpid()}-{number}" for number in range(100))]
-    return next(
-        name for name in names if name not in taken and not os.path.lexists(f"/dev/disk/by-id/google-{name}")
-    )
+    return next(name for name in names if name not in taken and not os.path.lexists(f"/dev/disk/by-id/google-{name}"))
 
 
 def detach(api: Compute, request: Request, collection: str, name: str) -> Resource:

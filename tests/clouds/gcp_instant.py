@@ -41,7 +41,11 @@ def insert(api: Compute, request: Request, collection: str, _name: str) -> Resou
     ]
     if not sources:
         raise Refusal(400, "invalid", "The consistency group has no disks here.")
-    shown = {"description": body.get("description", ""), "sourceConsistencyGroup": world.base + policy_link, "status": "CREATING"}
+    shown = {
+        "description": body.get("description", ""),
+        "sourceConsistencyGroup": world.base + policy_link,
+        "status": "CREATING",
+    }
     group = world.add(link, "instantSnapshotGroup", shown)
     disks = [thing.disk for _, thing in sources if thing.disk is not None]
     snapshots = take(api.cloud.store, disks, api.cloud.settings, late=True)

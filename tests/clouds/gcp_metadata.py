@@ -38,7 +38,7 @@ class Metadata(Api):
         if request.path in ("", "/"):
             return Response(200, b"computeMetadata/\n", HEADERS)
         if request.headers.get("metadata-flavor") != "Google":
-            return Response(403, b"Missing required header \"Metadata-Flavor\": \"Google\"", HEADERS)
+            return Response(403, b'Missing required header "Metadata-Flavor": "Google"', HEADERS)
         value = self._value(request.path.removeprefix(ROOT), request.query)
         if value is None:
             return Response(404, b"", HEADERS)

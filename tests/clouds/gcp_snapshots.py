@@ -49,7 +49,11 @@ def check_body(body: Any, settable: set[str]) -> Resource:
         raise Refusal(400, "invalid", f"Unknown or output only field: {', '.join(unknown)}")
     name = body.get("name", "")
     if not NAME.fullmatch(name):
-        raise Refusal(400, "invalid", f"Invalid value for field 'resource.name': '{name}'. Must be a match of regex '{NAME.pattern}'")
+        raise Refusal(
+            400,
+            "invalid",
+            f"Invalid value for field 'resource.name': '{name}'. Must be a match of regex '{NAME.pattern}'",
+        )
     labels = body.get("labels", {})
     for key, value in labels.items():
         if not LABEL_KEY.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
@@ -80,7 +84,9 @@ def insert(api: Compute, request: Request, collection: str, _name: str) -> Resou
     count = len(world.of_kind("snapshots", f"projects/{project}/"))
     if limit is not None and count >= limit:
         # The call is accepted; only the operation says that it was in vain.
-        failure = OperationFailed("QUOTA_EXCEEDED", 403, "FORBIDDEN", f"Quota 'SNAPSHOTS' exceeded.  Limit: {limit}.0 globally.")
+        failure = OperationFailed(
+            "QUOTA_EXCEEDED", 403, "FORBIDDEN", f"Quota 'SNAPSHOTS' exceeded.  Limit: {limit}.0 globally."
+        )
 
         def refuse() -> bool:
             raise failure
@@ -90,9 +96,7 @@ def insert(api: Compute, request: Request, collection: str, _name: str) -> Resou
     return world.operate(link, "insert", lambda: _made(thing), thing.shown["id"])
 
 
-def _begin(
-    api: Compute, link: str, body: Resource, source: Bytes, source_key: str, source_link: str
-) -> Bytes:
+def _begin(api: Compute, link: str, body: Resource, source: Bytes, source_key: str, source_link: str) -> Bytes:
     world = api.world
     assert source.disk is not None
     shown: Resource = {
@@ -125,7 +129,9 @@ def _begin(
 def _made(thing: Bytes) -> bool:
     assert thing.snapshot is not None
     if thing.snapshot.phase is Phase.FAILED:
-        raise OperationFailed("INTERNAL_ERROR", 500, "INTERNAL SERVER ERROR", thing.snapshot.reason or "Internal error.")
+        raise OperationFailed(
+            "INTERNAL_ERROR", 500, "INTERNAL SERVER ERROR", thing.snapshot.reason or "Internal error."
+        )
     return thing.snapshot.phase is Phase.READY
 
 

@@ -144,7 +144,9 @@ class World:
 
     def of_kind(self, kind: str, prefix: str = "") -> list[tuple[str, Bytes]]:
         """All resources of a kind, by name, whose link begins with `prefix`."""
-        found = [(link, thing) for link, thing in self.things.items() if kind_of(link) == kind and link.startswith(prefix)]
+        found = [
+            (link, thing) for link, thing in self.things.items() if kind_of(link) == kind and link.startswith(prefix)
+        ]
         return sorted(found)
 
     # Operations
@@ -152,7 +154,9 @@ class World:
     def operate(self, target: str, verb: str, done: Callable[[], bool], target_id: str) -> Resource:
         """A new operation on a resource."""
         project, scope = target.split("/")[1], scope_of(target)
-        name = f"operation-{int(time.time() * 1000)}-{uuid.uuid4().hex[:13]}-{uuid.uuid4().hex[:8]}-{uuid.uuid4().hex[:8]}"
+        name = (
+            f"operation-{int(time.time() * 1000)}-{uuid.uuid4().hex[:13]}-{uuid.uuid4().hex[:8]}-{uuid.uuid4().hex[:8]}"
+        )
         link = f"projects/{project}/{scope}/operations/{name}"
         resource: Resource = {
             "kind": "compute#operation",

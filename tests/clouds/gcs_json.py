@@ -25,7 +25,10 @@ def conditions(query: dict[str, str], prefix: str = "if") -> Preconditions:
         return None if value is None else int(value)
 
     return Preconditions(
-        number("GenerationMatch"), number("GenerationNotMatch"), number("MetagenerationMatch"), number("MetagenerationNotMatch")
+        number("GenerationMatch"),
+        number("GenerationNotMatch"),
+        number("MetagenerationMatch"),
+        number("MetagenerationNotMatch"),
     )
 
 
@@ -45,7 +48,9 @@ def sliced(request: Request, data: bytes) -> tuple[int, bytes, dict[str, str]]:
     start = int(first) if first else max(0, len(data) - int(last))
     end = min(int(last), len(data) - 1) if first and last else len(data) - 1
     if start >= len(data):
-        raise StoreError(416, "InvalidRange", "requestedRangeNotSatisfiable", "The requested range cannot be satisfied.")
+        raise StoreError(
+            416, "InvalidRange", "requestedRangeNotSatisfiable", "The requested range cannot be satisfied."
+        )
     return 206, data[start : end + 1], {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
 
 
@@ -232,7 +237,9 @@ class Json:
             query, described, kind, data = self._uploads.get(request.query.get("upload_id", ""), (None, None, "", None))
             if query is None or described is None or data is None:
                 raise not_found("upload")
-            match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", request.headers.get("content-range", "bytes */*"))
+            match = re.fullmatch(
+                r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", request.headers.get("content-range", "bytes */*")
+            )
             if match is None:
                 raise StoreError(400, "InvalidArgument", "invalid", "Invalid Content-Range.")
             if match[1] is not None:
@@ -251,7 +258,9 @@ class Json:
 
     def _write(self, query: dict[str, str], bucket: str, described: dict[str, Any], kind: str, data: bytes) -> Response:
         name = described.get("name") or query.get("name", "")
-        blob = Blob(bucket, name, data, 0, described.get("contentType") or kind, dict(described.get("metadata") or {}), {})
+        blob = Blob(
+            bucket, name, data, 0, described.get("contentType") or kind, dict(described.get("metadata") or {}), {}
+        )
         blob.kms_key = query.get("kmsKeyName") or None
         if (wanted := described.get("md5Hash")) and wanted != blob.md5:
             raise StoreError(400, "BadDigest", "invalid", "Provided MD5 hash doesn't match calculated MD5 hash.")
@@ -267,7 +276,13 @@ class Json:
         if how == "copyTo":
             return shown
         size = str(len(source.data))
-        return {"kind": "storage#rewriteResponse", "done": True, "objectSize": size, "totalBytesRewritten": size, "resource": shown}
+        return {
+            "kind": "storage#rewriteResponse",
+            "done": True,
+            "objectSize": size,
+            "totalBytesRewritten": size,
+            "resource": shown,
+        }
 
     def _compose(self, request: Request, bucket: str, name: str) -> dict[str, Any]:
         body = request.json()
@@ -288,7 +303,9 @@ class Json:
             method, target, *_ = first.split(" ")
             headers = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
             url = urlsplit(target)
-            inner = Request(method, url.path, dict(parse_qsl(url.query, keep_blank_values=True)), headers, body.strip().encode())
+            inner = Request(
+                method, url.path, dict(parse_qsl(url.query, keep_blank_values=True)), headers, body.strip().encode()
+            )
             answer: Response = call(inner)
             identity = str(part.get("Content-ID", number)).strip("<>")
             more = "".join(f"{key}: {value}\r\n" for key, value in answer.headers.items())

@@ -141,7 +141,12 @@ class Objects:
         """An empty bucket."""
         with self.lock:
             if bucket in self._buckets:
-                raise StoreError(409, "BucketAlreadyOwnedByYou", "conflict", "Your previous request to create the named bucket succeeded and you already own it.")
+                raise StoreError(
+                    409,
+                    "BucketAlreadyOwnedByYou",
+                    "conflict",
+                    "Your previous request to create the named bucket succeeded and you already own it.",
+                )
             self._buckets[bucket] = {}
             self.projects[bucket], self.created[bucket] = project, time.time()
 
@@ -164,7 +169,9 @@ class Objects:
         except KeyError:
             raise StoreError(404, "NoSuchBucket", "notFound", "The specified bucket does not exist.") from None
 
-    def get(self, bucket: str, name: str, conditions: Preconditions | None = None, generation: int | None = None) -> Blob:
+    def get(
+        self, bucket: str, name: str, conditions: Preconditions | None = None, generation: int | None = None
+    ) -> Blob:
         """An object, or one generation of it."""
         with self.lock:
             found = self.bucket(bucket).get(name)

@@ -96,7 +96,9 @@ class Xml:
         kind = headers.get("content-type", "application/octet-stream")
         blob = Blob(bucket, name, data, 0, kind, metadata, {key: headers[key] for key in kept if key in headers})
         if (wanted := headers.get("content-md5")) and wanted != blob.md5:
-            raise StoreError(400, "BadDigest", "invalid", "The Content-MD5 you specified did not match what we received.")
+            raise StoreError(
+                400, "BadDigest", "invalid", "The Content-MD5 you specified did not match what we received."
+            )
         return blob
 
     def _read(self, request: Request, bucket: str, name: str) -> Response:
@@ -105,7 +107,9 @@ class Xml:
         headers = _headers(blob)
         wanted, unwanted = (request.headers.get(key) for key in ("if-match", "if-none-match"))
         if wanted is not None and headers["ETag"] not in wanted and wanted != "*":
-            raise StoreError(412, "PreconditionFailed", "conditionNotMet", "At least one of the pre-conditions did not hold.")
+            raise StoreError(
+                412, "PreconditionFailed", "conditionNotMet", "At least one of the pre-conditions did not hold."
+            )
         if unwanted is not None and (headers["ETag"] in unwanted or unwanted == "*"):
             return Response(304, b"", headers, "NotModified")
         since = request.headers.get("if-modified-since")
@@ -113,7 +117,9 @@ class Xml:
             return Response(304, b"", headers, "NotModified")
         before = request.headers.get("if-unmodified-since")
         if before and int(blob.updated) > email.utils.parsedate_to_datetime(before).timestamp():
-            raise StoreError(412, "PreconditionFailed", "conditionNotMet", "At least one of the pre-conditions did not hold.")
+            raise StoreError(
+                412, "PreconditionFailed", "conditionNotMet", "At least one of the pre-conditions did not hold."
+            )
         if request.method == "HEAD":
             return Response(200, b"", {**headers, "Content-Length": str(len(blob.data))})
         status, data, more = sliced(request, blob.data)
@@ -126,7 +132,9 @@ class Xml:
             blob = Blob(bucket, name, source.data, 0, source.content_type, dict(source.metadata), dict(source.headers))
             made = self.objects.put(blob, _conditions(request))
         body = f"<CopyObjectResult xmlns='{SPACE}'><ETag>\"{made.etag}\"</ETag><LastModified>{made.updated_at}</LastModified></CopyObjectResult>"
-        return Response(200, body.encode(), {"Content-Type": "application/xml", "x-goog-generation": str(made.generation)})
+        return Response(
+            200, body.encode(), {"Content-Type": "application/xml", "x-goog-generation": str(made.generation)}
+        )
 
     def _list(self, request: Request, bucket: str) -> Response:
         query = request.query
@@ -144,7 +152,7 @@ class Xml:
                 rows.append(
                     f"<Contents><Key>{escape(each.name)}</Key><Generation>{each.generation}</Generation>"
                     f"<MetaGeneration>{each.metageneration}</MetaGeneration><LastModified>{each.updated_at}</LastModified>"
-                    f"<ETag>\"{each.etag}\"</ETag><Size>{len(each.data)}</Size></Contents>"
+                    f'<ETag>"{each.etag}"</ETag><Size>{len(each.data)}</Size></Contents>'
                 )
         cut = len(page) > size
         if cut:
@@ -193,18 +201,24 @@ class Xml:
         with self.objects.lock:
             blob, parts = self._upload(request)
             if wanted != sorted(wanted) or any(_digest(parts.get(number, b"")) != tag for number, tag in wanted):
-                raise StoreError(400, "InvalidPart", "invalid", "One or more of the specified parts could not be found.")
+                raise StoreError(
+                    400, "InvalidPart", "invalid", "One or more of the specified parts could not be found."
+                )
             if any(len(parts[number]) < 5 << 20 for number, _ in wanted[:-1]):
-                raise StoreError(400, "EntityTooSmall", "invalid", "Your proposed upload is smaller than the minimum allowed.")
+                raise StoreError(
+                    400, "EntityTooSmall", "invalid", "Your proposed upload is smaller than the minimum allowed."
+                )
             data = b"".join(parts[number] for number, _ in wanted)
             whole = Blob(blob.bucket, blob.name, data, 0, blob.content_type, blob.metadata, blob.headers)
             made = self.objects.put(whole, _conditions(request))
             del self._uploads[request.query["uploadId"]]
         body = (
             f"<?xml version='1.0' encoding='UTF-8'?><CompleteMultipartUploadResult xmlns='{SPACE}'><Bucket>{escape(made.bucket)}"
-            f"</Bucket><Key>{escape(made.name)}</Key><ETag>\"{made.etag}\"</ETag></CompleteMultipartUploadResult>"
+            f'</Bucket><Key>{escape(made.name)}</Key><ETag>"{made.etag}"</ETag></CompleteMultipartUploadResult>'
         )
-        return Response(200, body.encode(), {"Content-Type": "application/xml", "x-goog-generation": str(made.generation)})
+        return Response(
+            200, body.encode(), {"Content-Type": "application/xml", "x-goog-generation": str(made.generation)}
+        )
 
 
 def _digest(data: bytes) -> str:

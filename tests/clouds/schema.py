@@ -63,7 +63,11 @@ def _check(schemas: dict[str, Any], schema: dict[str, Any], value: Any, where: s
         case "array":
             if not isinstance(value, list):
                 return [f"{where} is no list: {value!r}"]
-            return [each for at, item in enumerate(value) for each in _check(schemas, schema["items"], item, f"{where}[{at}]")]
+            return [
+                each
+                for at, item in enumerate(value)
+                for each in _check(schemas, schema["items"], item, f"{where}[{at}]")
+            ]
         case "string":
             return _string(schema, value, where)
         case "boolean":

@@ -18,21 +18,29 @@ import pytest
 
 compute_client = pytest.importorskip("azure.mgmt.compute")
 
-from azure.core.exceptions import (  # type: ignore[import-not-found]  # noqa: E402
+from azure.core.exceptions import (  # noqa: E402
     ClientAuthenticationError,
     HttpResponseError,
     ResourceExistsError,
     ResourceNotFoundError,
 )
-from azure.core.pipeline.policies import SansIOHTTPPolicy  # type: ignore[import-not-found]  # noqa: E402
-from azure.mgmt.compute.models import AttachDetachDataDisksRequest, Disk, Snapshot  # type: ignore[import-not-found]  # noqa: E402
+from azure.core.pipeline.policies import SansIOHTTPPolicy  # noqa: E402
+from azure.mgmt.compute.models import (  # noqa: E402
+    AttachDetachDataDisksRequest,
+    CreationData,
+    DataDisksToAttach,
+    DataDisksToDetach,
+    Disk,
+    DiskSku,
+    Snapshot,
+)
 
 from clouds.azure_compute import SUBSCRIPTION  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may attach disks")
 
 
-class Token(SansIOHTTPPolicy):  # type: ignore[misc]
+class Token(SansIOHTTPPolicy[Any, Any]):
     """The client's own policy refuses to send tokens over HTTP, so this one does."""
 
     def __init__(self, token: str) -> None:
@@ -145,12 +153,12 @@ def test_a_snapshot_holds_the_bytes_of_its_cut_and_a_disk_is_made_of_it(world: W
     write(path, b"after!")
     body = Disk(
         location="westeurope",
-        sku={"name": "Premium_LRS"},
-        creation_data={"create_option": "Copy", "source_resource_id": done.id},
+        sku=DiskSku(name="Premium_LRS"),
+        creation_data=CreationData(create_option="Copy", source_resource_id=done.id),
     )
     made = world.client.disks.begin_create_or_update("rg1", "restored", body).result()
     assert (made.disk_state, made.disk_size_gb) == ("Unattached", 1)
-    wanted = AttachDetachDataDisksRequest(data_disks_to_attach=[{"disk_id": made.id}])
+    wanted = AttachDetachDataDisksRequest(data_disks_to_attach=[DataDisksToAttach(disk_id=made.id)])
     world.client.virtual_machines.begin_attach_detach_data_disks("rg1", "pg1", wanted).result()
     machine = world.client.virtual_machines.get("rg1", "pg1")
     names = {disk.name: disk.lun for disk in machine.storage_profile.data_disks}
@@ -160,7 +168,7 @@ def test_a_snapshot_holds_the_bytes_of_its_cut_and_a_disk_is_made_of_it(world: W
     with pytest.raises(ResourceExistsError) as busy:
         world.client.disks.begin_delete("rg1", "restored").result()
     assert code(busy) == "OperationNotAllowed"
-    away = AttachDetachDataDisksRequest(data_disks_to_detach=[{"disk_id": made.id}])
+    away = AttachDetachDataDisksRequest(data_disks_to_detach=[DataDisksToDetach(disk_id=made.id)])
     world.client.virtual_machines.begin_attach_detach_data_disks("rg1", "pg1", away).result()
     world.client.disks.begin_delete("rg1", "restored").result()
     with pytest.raises(ResourceNotFoundError):
@@ -177,7 +185,7 @@ def test_the_cut_comes_late_and_the_copy_later(world: World) -> None:
     assert time.monotonic() - begun >= 0.3
     copying = world.client.snapshots.get("rg1", "slow")
     assert copying.provisioning_state == "Succeeded" and copying.completion_percent < 100
-    body = Disk(location="westeurope", creation_data={"create_option": "Copy", "source_resource_id": copying.id})
+    body = Disk(location="westeurope", creation_data=CreationData(create_option="Copy", source_resource_id=copying.id))
     with pytest.raises(ResourceExistsError) as early:
         world.client.disks.begin_create_or_update("rg1", "early", body).result()
     assert code(early) == "OperationNotAllowed", "a snapshot of Premium SSD v2 cannot be used before it is complete"
@@ -227,7 +235,7 @@ def test_a_copy_goes_to_another_region_and_takes_its_time(world: World) -> None:
     body = Snapshot(
         location="northeurope",
         incremental=True,
-        creation_data={"create_option": "CopyStart", "source_resource_id": source.id},
+        creation_data=CreationData(create_option="CopyStart", source_resource_id=source.id),
     )
     copy = world.client.snapshots.begin_create_or_update("rg1", "far", body).result()
     assert (copy.location, copy.completion_percent < 100) == ("northeurope", True)
@@ -313,7 +321,8 @@ def test_faults_are_worded_as_the_service_does(world: World) -> None:
         with pytest.raises(HttpResponseError) as fault:
             world.snapshot("f", world.data).result()
         assert (fault.value.status_code, code(fault)) == (status, expected)
-        assert status != 429 or fault.value.response.headers["Retry-After"] == "7"
+        answer: Any = fault.value.response
+        assert status != 429 or answer.headers["Retry-After"] == "7"
     world.control("faults", [{"action": write_action, "kind": "lost_reply", "match": {"resource": "pg-data"}}])
     with pytest.raises(Exception, match="Connection|connection|RemoteDisconnected"):
         world.snapshot("lost", world.data).result()

@@ -227,7 +227,12 @@ def test_lists_are_filtered_and_paged(world: World) -> None:
 
 
 def test_what_is_no_name_or_label_is_refused(world: World) -> None:
-    for bad in ({"name": "Upper"}, {"name": "a" * 64}, {"name": "ok", "labels": {"a.b": ""}}, {"name": "ok", "labels": {"a": "B"}}):
+    for bad in (
+        {"name": "Upper"},
+        {"name": "a" * 64},
+        {"name": "ok", "labels": {"a.b": ""}},
+        {"name": "ok", "labels": {"a": "B"}},
+    ):
         with pytest.raises(exceptions.BadRequest):
             world.insert(**bad)
     with pytest.raises(exceptions.NotFound):
@@ -305,7 +310,7 @@ def test_a_fault_has_no_effect(world: World, kind: str, expected: type[Exception
         assert "compute.snapshots.create" in str(raised.value)
     assert world.control("world")["snapshots"] == []
     world.done(world.insert("faulty"))
-    (call, *_) = world.control("calls")
+    call, *_ = world.control("calls")
     assert (call["action"], call["fault"], call["resource"]) == ("compute.snapshots.create", kind, "faulty pg-data")
 
 
@@ -340,7 +345,9 @@ def test_a_wrong_place_is_told(world: World) -> None:
 
 def test_the_metadata_server_says_where_it_is_and_gives_tokens(world: World) -> None:
     def get(path: str) -> str:
-        request = urllib.request.Request(f"{world.metadata}/computeMetadata/v1/{path}", headers={"Metadata-Flavor": "Google"})
+        request = urllib.request.Request(
+            f"{world.metadata}/computeMetadata/v1/{path}", headers={"Metadata-Flavor": "Google"}
+        )
         with urllib.request.urlopen(request) as answer:
             text: str = answer.read().decode()
             return text

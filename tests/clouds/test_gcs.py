@@ -162,9 +162,7 @@ def test_big_uploads_copies_and_batches(bucket: Any, tmp_path: Path) -> None:
             bucket.blob("big").delete()
 
 
-def xml(
-    cloud: Bare, method: str, path: str, body: bytes = b"", **headers: str
-) -> tuple[int, dict[str, str], bytes]:
+def xml(cloud: Bare, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
     """A request of the XML API."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(f"{cloud.server.url}/{path}", body or None, named, method=method)
@@ -181,7 +179,10 @@ def test_the_xml_api_has_what_object_store_relies_on(cloud: Bare, bucket: Any) -
     assert status == 200 and headers["etag"] and headers["x-goog-generation"]
     assert xml(cloud, "PUT", key, b"two", x_goog_if_generation_match="0")[0] == 412
     status, second, _ = xml(cloud, "PUT", key, b"two", x_goog_if_generation_match=headers["x-goog-generation"])
-    assert status == 200 and xml(cloud, "PUT", key, b"x", x_goog_if_generation_match=headers["x-goog-generation"])[0] == 412
+    assert (
+        status == 200
+        and xml(cloud, "PUT", key, b"x", x_goog_if_generation_match=headers["x-goog-generation"])[0] == 412
+    )
     status, told, body = xml(cloud, "GET", key)
     assert (status, body, told["etag"]) == (200, b"two", second["etag"]) and told["last-modified"].endswith("GMT")
     status, told, body = xml(cloud, "HEAD", key)

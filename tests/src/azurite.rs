@@ -32,7 +32,9 @@ impl Azurite {
 
     /// Starts one.
     pub fn start() -> Result<Self, Missing> {
-        let missing = |what: &str| Missing::new(Need::Tool("Azurite"), format!("{what} is not in .tools; run tools/setup.sh test"));
+        let missing = |what: &str| {
+            Missing::new(Need::Tool("Azurite"), format!("{what} is not in .tools; run tools/setup.sh test"))
+        };
         let python = crate::tool("venv/bin/python").ok_or_else(|| missing("Python"))?;
         let script = crate::tool("azurite/node_modules/azurite").ok_or_else(|| missing("Azurite"))?;
         let tools = script.ancestors().nth(3).expect("it lies in the folder of the tools").to_owned();

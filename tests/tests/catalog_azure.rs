@@ -79,7 +79,7 @@ fn a_segment_goes_there_and_comes_back_by_the_command_line() {
     let snap = need!(BarmanSnap::found()).with_env(server.env());
     let place = Scratch::new();
     let name = "000000010000000000000001";
-    let segment: Vec<u8> = (0..16 << 20).map(|at: u32| (at / 7).to_le_bytes()[0]).collect();
+    let segment = segment();
     std::fs::write(place.path().join(name), &segment).unwrap();
     let (url, public) = (server.url("wal"), server.public_url("wal"));
     let path = |name: &str| place.path().join(name).display().to_string();
@@ -93,4 +93,23 @@ fn a_segment_goes_there_and_comes_back_by_the_command_line() {
     assert!(std::fs::read(place.path().join("back")).unwrap() == segment, "byte for byte");
     let absent = snap.run(["wal-restore", public.as_str(), "pg1", "000000010000000000000002", &path("none")]);
     assert!(!absent.success());
+}
+
+/// What PostgreSQL 17 would write as its first segment, as far as anybody looks: the long header of the first page
+/// (`XLogLongPageHeaderData`), and noise.
+fn segment() -> Vec<u8> {
+    let mut segment: Vec<u8> = (0..16_u32 << 20).map(|at| (at / 7).to_le_bytes()[0]).collect();
+    let header = [
+        &0xD116_u16.to_le_bytes()[..],
+        &2_u16.to_le_bytes(),
+        &1_u32.to_le_bytes(),
+        &0x0100_0000_u64.to_le_bytes(),
+        &0_u64.to_le_bytes(),
+        &7_000_000_000_000_000_001_u64.to_le_bytes(),
+        &(16_u32 << 20).to_le_bytes(),
+        &8192_u32.to_le_bytes(),
+    ]
+    .concat();
+    segment[..header.len()].copy_from_slice(&header);
+    segment
 }

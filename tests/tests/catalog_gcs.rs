@@ -9,7 +9,7 @@ mod catalog_shared;
 
 use std::process::Command;
 
-use barman_snap::catalog::{Catalog, Keep, StoreOptions};
+use barman_snap::catalog::{Catalog, Keep, PutNew, StoreOptions};
 use barman_snap::model::{BackupInfo, BackupStatus};
 use barman_snap_tests::cli::BarmanSnap;
 use barman_snap_tests::cloud::{Api, Cloud, CloudSet, Fault};
@@ -48,12 +48,15 @@ async fn half_behaves() {
     one_of_many_wins(catalog.space()).await;
     catalog.check_writable().await.unwrap();
     assert!(catalog.space().list("").await.unwrap().is_empty());
-    // A claim whose reply was lost is ours, and nobody else's.
+    // What a lost reply hides is seen, and throttling is waited for.
     let api = Api::at(Cloud::Gcp, &std::env::var(ENDPOINT).unwrap());
+    api.faults(&[Fault::lost_reply("storage.objects.create").on("lost"), Fault::throttle("storage.objects.list")]);
+    let hidden = catalog.space().put_new("pg1/lost", "mine").await.unwrap();
+    assert!(matches!(&hidden, PutNew::Created) || hidden == PutNew::Exists("mine".into()), "{hidden:?}");
+    catalog.space().delete("pg1/lost").await.unwrap();
     let id = "20260529T101112".parse().unwrap();
     let info = BackupInfo { status: BackupStatus::Done, ..BackupInfo::default() };
-    api.faults(&[Fault::lost_reply("storage.objects.create").on("20260529T101112"), Fault::throttle("storage.objects.list")]);
-    assert!(catalog.create(&id, &info).await.unwrap(), "the store finds out that it was its own write");
+    assert!(catalog.create(&id, &info).await.unwrap());
     let other = open().await;
     assert!(!other.create(&id, &info).await.unwrap(), "an id can be claimed once");
     catalog.set_keep(&id, Keep::Full).await.unwrap();
@@ -69,7 +72,8 @@ fn a_segment_goes_there_and_comes_back_by_the_command_line() {
     let snap = need!(BarmanSnap::found()).with_env(api.env().iter().cloned());
     let place = Scratch::new();
     let name = "000000010000000000000001";
-    let segment: Vec<u8> = (0..16 << 20).map(|at: u32| (at / 7).to_le_bytes()[0]).collect();
+    let mut segment: Vec<u8> = (0..16 << 20).map(|at: u32| (at / 7).to_le_bytes()[0]).collect();
+    segment[..40].copy_from_slice(&first_page_header());
     std::fs::write(place.path().join(name), &segment).unwrap();
     let url = api.catalog();
     let path = |name: &str| place.path().join(name).display().to_string();
@@ -80,4 +84,18 @@ fn a_segment_goes_there_and_comes_back_by_the_command_line() {
     assert!(std::fs::read(place.path().join("back")).unwrap() == segment, "byte for byte");
     let absent = snap.run(["wal-restore", url, "pg1", "000000010000000000000002", &path("none")]);
     assert!(!absent.success());
+}
+
+/// What the first page of segment 1 of timeline 1 begins with (`XLogLongPageHeaderData` of PostgreSQL 15).
+fn first_page_header() -> [u8; 40] {
+    let mut header = Vec::with_capacity(40);
+    header.extend(0xD110_u16.to_le_bytes());
+    header.extend(2_u16.to_le_bytes());
+    header.extend(1_u32.to_le_bytes());
+    header.extend((16_u64 << 20).to_le_bytes());
+    header.extend(0_u64.to_le_bytes());
+    header.extend(7_406_321_547_896_325_411_u64.to_le_bytes());
+    header.extend((16_u32 << 20).to_le_bytes());
+    header.extend(8192_u32.to_le_bytes());
+    header.try_into().unwrap()
 }

@@ -5,7 +5,7 @@
 //! lays out the world and runs the other one of this file with the environment of the fake.
 #![allow(clippy::unwrap_used, reason = "a panic is a failure")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ use barman_snap::provider::{
 };
 use barman_snap_tests::cloud::{Api, Cloud, CloudSet, Fault, GuestFs, Mounted};
 use barman_snap_tests::scratch::Scratch;
-use barman_snap_tests::{need, own_dev};
+use barman_snap_tests::{checkout, need, own_dev};
 use serde_json::json;
 
 const SUBSCRIPTION: &str = "00000000-1111-2222-3333-444444444444";
@@ -42,7 +42,9 @@ fn the_provider_passes_the_suites_against_the_fake() {
     let place = Scratch::new();
     api.create_instance("pg1", &json!({"zone": "1"}));
     // One disk lies in another resource group, and its snapshots take their time.
-    for (name, more) in [("pg-data", json!({})), ("pg.ts", json!({"group": "rg2", "sku": "PremiumV2_LRS", "zones": ["1"]}))] {
+    for (name, more) in
+        [("pg-data", json!({})), ("pg.ts", json!({"group": "rg2", "sku": "PremiumV2_LRS", "zones": ["1"]}))]
+    {
         api.create_disk(name, 1, &more);
     }
     api.create_disk("loose", 1, &json!({}));
@@ -52,7 +54,10 @@ fn the_provider_passes_the_suites_against_the_fake() {
         assert!(made.unwrap().success());
         Mounted::new(GuestFs::Ext4, &device, &place.path().join(name))
     });
-    api.settings(&json!({"cut_ms": 20, "ready_ms": 150}));
+    // Nothing but what the documentation tells users to permit.
+    let role = std::fs::read_to_string(checkout().join("docs/permissions/azure-role.json")).unwrap();
+    let role: serde_json::Value = serde_json::from_str(&role).unwrap();
+    api.settings(&json!({"cut_ms": 20, "ready_ms": 150, "more": {"actions": role["Actions"]}}));
     let mut inner = Command::new(std::env::current_exe().unwrap());
     inner.args(["--exact", "inside", "--include-ignored", "--nocapture"]);
     inner.envs(api.env().iter().cloned()).env(ENDPOINT, api.endpoint()).env(PLACE, place.path());
@@ -60,6 +65,13 @@ fn the_provider_passes_the_suites_against_the_fake() {
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     eprintln!("{out}{err}");
     assert!(done.status.success() && out.contains("1 passed"), "see above");
+    let used: BTreeSet<String> = api.calls().into_iter().map(|call| call.action).collect();
+    for action in role["Actions"].as_array().unwrap() {
+        // The service asks for the first by itself, when a snapshot is made.
+        let asked =
+            used.contains(action.as_str().unwrap()) || action == "Microsoft.Compute/disks/beginGetAccess/action";
+        assert!(asked, "the role permits {action}, and nothing needs it");
+    }
     let world = api.world();
     assert!(world.snapshots.is_empty(), "nothing is left: {:?}", world.snapshots);
     assert_eq!(world.disks.len(), 4, "no disk is left: {:?}", world.disks);
@@ -78,6 +90,7 @@ fn inside() {
         }
         names_of_disks_are_resolved_as_the_errors_say(&azure).await;
         a_disk_is_made_of_a_snapshot_and_has_its_bytes(&azure).await;
+        a_copy_goes_to_another_region_and_ends_with_its_original().await;
         what_azure_says_is_passed_on(&azure).await;
     });
 }
@@ -89,24 +102,28 @@ struct Azure {
 }
 
 fn provider() -> AzureProvider {
+    provider_with(AzureOptions::default())
+}
+
+fn provider_with(more: AzureOptions) -> AzureProvider {
     let options = AzureOptions {
         subscription_id: Some(SUBSCRIPTION.into()),
         resource_group: Some("rg1".into()),
         endpoint: Some(std::env::var(ENDPOINT).unwrap()),
         call_timeout_s: Some(5),
-        ..AzureOptions::default()
+        ..more
     };
     AzureProvider::new(&options, None, Arc::new(SystemClock::new())).unwrap()
 }
 
 impl Azure {
     fn new() -> Self {
+        Self::with(provider())
+    }
+
+    fn with(provider: AzureProvider) -> Self {
         let endpoint = std::env::var(ENDPOINT).unwrap();
-        Self {
-            provider: provider(),
-            api: Api::at(Cloud::Azure, &endpoint),
-            place: PathBuf::from(std::env::var_os(PLACE).unwrap()),
-        }
+        Self { provider, api: Api::at(Cloud::Azure, &endpoint), place: PathBuf::from(std::env::var_os(PLACE).unwrap()) }
     }
 
     async fn volume(&self, name: &str) -> (Instance, Volume) {
@@ -180,7 +197,10 @@ impl Fixture for Azure {
 async fn names_of_disks_are_resolved_as_the_errors_say(azure: &Azure) {
     let (instance, volume) = azure.volume("PG-DATA").await;
     let attribute = |name: &str| volume.attributes.get(name).map(String::as_str);
-    assert_eq!((volume.id.as_str(), attribute("location"), attribute("disk_sku")), ("pg-data", Some("westeurope"), Some("Premium_LRS")));
+    assert_eq!(
+        (volume.id.as_str(), attribute("location"), attribute("disk_sku")),
+        ("pg-data", Some("westeurope"), Some("Premium_LRS"))
+    );
     let select = async |names: &[&str]| {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         azure.provider.volumes(&instance, &VolumeSelection::Named(names)).await
@@ -188,7 +208,11 @@ async fn names_of_disks_are_resolved_as_the_errors_say(azure: &Azure) {
     let twice = select(&["pg-data", attribute("disk_id").unwrap(), "rg1/PG-data"]).await.unwrap();
     assert_eq!(twice.len(), 1, "a disk by name and by id is one volume");
     for (names, kind, part) in [
-        (vec!["nothing", "loose"], ErrorKind::NotFound, "no such disk in resource group rg1: nothing; attached to no machine: loose"),
+        (
+            vec!["nothing", "loose"],
+            ErrorKind::NotFound,
+            "no such disk in resource group rg1: nothing; attached to no machine: loose",
+        ),
         (vec!["loose"], ErrorKind::Precondition, "attached to no machine: loose"),
         (vec!["pg1_OsDisk_1"], ErrorKind::Precondition, "on the OS disk"),
     ] {
@@ -220,7 +244,7 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(azure: &Azure) {
         };
         let made = azure.provider.create_volume(&wanted).await.unwrap();
         assert_eq!(azure.provider.create_volume(&wanted).await.unwrap(), made, "a second call makes no second disk");
-        assert_eq!(azure.provider.list_volumes(&request.mark).await.unwrap(), [made.clone()]);
+        assert_eq!(azure.provider.list_volumes(&request.mark).await.unwrap(), std::slice::from_ref(&made));
         let attached = azure.provider.attach(&made, instance).await.unwrap();
         assert_eq!(azure.provider.attach(&made, instance).await.unwrap(), attached, "attached already is success");
         assert_eq!(azure.provider.list_volumes(&request.mark).await.unwrap(), []);
@@ -240,6 +264,36 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(azure: &Azure) {
         let gone = azure.provider.create_volume(&wanted).await.unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
     }
+}
+
+async fn a_copy_goes_to_another_region_and_ends_with_its_original() {
+    let options = AzureOptions { copy_to: Some("North Europe".into()), ..AzureOptions::default() };
+    let azure = Azure::with(provider_with(options));
+    let request = azure.request("pg.ts").await;
+    assert!(azure.provider.after_cut(std::slice::from_ref(&request.volumes[0].volume), false).secure);
+    let tickets = azure.provider.create(&request).await.unwrap();
+    assert_eq!(azure.end(&tickets[0]).await, None);
+    // Its reply is lost; whoever comes back to it finds the copy that was begun.
+    azure.api.faults(&[Fault::lost_reply("Microsoft.Compute/snapshots/write")]);
+    let requests = std::slice::from_ref(&request);
+    let secured = azure.provider.secure(requests, &tickets).await.unwrap();
+    assert_eq!(azure.provider.secure(requests, &tickets).await.unwrap(), secured, "again is the same");
+    let copies: Vec<_> =
+        azure.api.world().snapshots.into_iter().filter(|thing| thing.more["location"] == "northeurope").collect();
+    assert_eq!((copies.len(), copies[0].state.as_str()), (1, "ready"), "{copies:?}");
+    let found = azure.provider.find(&request.token, &[]).await.unwrap();
+    assert_eq!((found.len(), &found[0]), (2, &tickets[0]), "the original comes first");
+    azure.provider.delete(&secured[0]).await.unwrap();
+    assert_eq!(azure.provider.find(&request.token, &[]).await.unwrap(), []);
+    let both = AzureOptions {
+        copy_to: Some("northeurope".into()),
+        disk_encryption_set: Some("/x".into()),
+        ..AzureOptions::default()
+    };
+    assert_eq!(
+        AzureProvider::new(&both, None, Arc::new(SystemClock::new())).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
 }
 
 fn device(hints: &[DeviceHint]) -> PathBuf {
@@ -272,7 +326,10 @@ async fn what_azure_says_is_passed_on(azure: &Azure) {
         }
     }
     // Reads are repeated by the provider.
-    azure.api.faults(&[Fault::throttle("Microsoft.Compute/snapshots/read"), Fault::fail("Microsoft.Compute/snapshots/read")]);
+    azure.api.faults(&[
+        Fault::throttle("Microsoft.Compute/snapshots/read"),
+        Fault::fail("Microsoft.Compute/snapshots/read"),
+    ]);
     assert_eq!(azure.provider.find(&request.token, &[]).await.unwrap(), []);
     // What fails in the operation alone, and what fails after the cut.
     for settings in [json!({"more": {"fail_operation": ["pg-data"]}}), json!({"fail_after_cut": ["pg-data"]})] {
@@ -286,7 +343,10 @@ async fn what_azure_says_is_passed_on(azure: &Azure) {
     // A lock is seen before anything is deleted.
     let ticket = azure.provider.create(&request).await.unwrap().remove(0);
     azure.api.settings(&json!({"more": {"locks": [{"scope": ticket.snapshot, "level": "CanNotDelete"}]}}));
-    assert_eq!(azure.provider.check_delete(std::slice::from_ref(&ticket)).await.unwrap_err().kind(), ErrorKind::Precondition);
+    assert_eq!(
+        azure.provider.check_delete(std::slice::from_ref(&ticket)).await.unwrap_err().kind(),
+        ErrorKind::Precondition
+    );
     let locked = azure.provider.delete(&ticket).await.unwrap_err();
     assert_eq!(locked.kind(), ErrorKind::Precondition, "{locked}");
     azure.api.settings(&json!({"more": {"locks": []}}));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,8 +22,8 @@ use barman_snap::id::{IdSource, SystemIds, Token};
 use barman_snap::provider::gcp::Gcp;
 use barman_snap::provider::options::{GcpOptions, ProviderOptions};
 use barman_snap::provider::{
-    CreateRequest, CreateVolumeRequest, Instance, SnapshotProvider, SnapshotState, Ticket, Volume, VolumeSelection,
-    VolumeSnapshot,
+    CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotState, Ticket, Volume,
+    VolumeSelection, VolumeSnapshot,
 };
 use barman_snap_tests::cloud::{Api, Cloud, CloudSet, Fault, GuestFs, Mounted};
 use barman_snap_tests::scratch::Scratch;
@@ -105,6 +106,8 @@ struct Google {
     api: Api,
     place: PathBuf,
     disks: Vec<String>,
+    /// What `open` has mounted, by the id of the disk.
+    opened: Mutex<BTreeMap<String, Mounted>>,
 }
 
 /// Without options: all of it comes from the environment and the metadata server.
@@ -120,6 +123,7 @@ impl Google {
             api: Api::at(Cloud::Gcp, &endpoint),
             place: PathBuf::from(std::env::var_os(PLACE).unwrap()),
             disks: std::env::var(DISKS).unwrap().split(',').map(str::to_owned).collect(),
+            opened: Mutex::default(),
         }
     }
 
@@ -175,6 +179,17 @@ impl Fixture for Google {
         std::fs::write(&path, bytes).unwrap();
         // A disk knows only what was flushed.
         rustix::fs::syncfs(File::open(&path).unwrap()).unwrap();
+    }
+
+    async fn open(&self, volume: &RestoredVolume) -> Option<PathBuf> {
+        let mounted = Mounted::new(GuestFs::Ext4, &device(&volume.hints), &self.scratch());
+        let point = mounted.point().to_owned();
+        self.opened.lock().unwrap().insert(volume.id.clone(), mounted);
+        Some(point)
+    }
+
+    async fn close(&self, volume: &RestoredVolume) {
+        self.opened.lock().unwrap().remove(&volume.id);
     }
 
     fn scratch(&self) -> PathBuf {
@@ -250,7 +265,8 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(gcp: &Google) {
         for _ in 0..2 {
             gcp.provider.detach(&attached, instance).await.unwrap();
         }
-        let forged = barman_snap::provider::RestoredVolume { attributes: BTreeMap::new(), ..made.clone() };
+        let mut forged = made.clone();
+        forged.attributes.insert("token".into(), SystemIds.token().to_string());
         assert_eq!(gcp.provider.delete_volume(&forged).await.unwrap_err().kind(), ErrorKind::Conflict);
         for _ in 0..2 {
             gcp.provider.delete_volume(&made).await.unwrap();

@@ -86,7 +86,7 @@ pub(crate) async fn plan(
     let backup_id = propose_id(catalog, journal, clock.as_ref()).await?;
     let mut plan = SessionPlan {
         server: catalog.server().to_string(),
-        mark: String::new(),
+        mark: proposed_mark(tools).await?,
         backup_name: request.name.clone(),
         token: ids.token(),
         planned_at: clock.now(),
@@ -139,6 +139,12 @@ pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan) -> Result<Sessio
     }
     Err(Error::new(ErrorKind::Conflict, format!("no free backup id near {}", plan.backup_id))
         .with_hint("are many backups being started at once?"))
+}
+
+/// The mark that the snapshots will carry. A catalog gets its identity with its first backup; until then one of the same
+/// length stands in its place, so that what a provider checks is what it will be asked for. [`claim`] puts in the real one.
+async fn proposed_mark(tools: &Tools) -> Result<String> {
+    Ok(tools.journal.known_mark().await?.unwrap_or_else(|| format!("{}.{:016x}", tools.catalog.server(), 0)))
 }
 
 /// Gives the plan an id and its snapshots their names.

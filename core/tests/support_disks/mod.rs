@@ -340,6 +340,7 @@ impl SnapshotProvider for LoopCloud {
     }
 
     async fn list_volumes(&self, mark: &str) -> Result<Vec<RestoredVolume>> {
+        self.fault(Call::List, Moment::Before, mark)?;
         let one = |id: &String| {
             let stored: StoredVolume = load(&self.image(id))?;
             let free = stored.mark == mark && loop_of(&self.image(id)).is_none();

@@ -75,26 +75,31 @@ impl AwsProvider {
     /// Copies all snapshots, then locks all of them and their copies.
     pub(super) async fn copy_and_lock(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
         let copied = all(join_all(tickets.iter().map(|ticket| self.copy(requests, ticket))).await)?;
-        all(join_all(copied.iter().map(|(ticket, wanted)| async {
-            match &wanted.lock {
-                Some(lock) => self.lock(ticket, lock).await,
-                None => Ok(ticket.clone()),
-            }
-        }))
-        .await)
+        all(join_all(copied.iter().map(|one| self.lock_copied(one))).await)
+    }
+
+    async fn lock_copied(&self, (ticket, wanted): &(Ticket, Wanted)) -> Result<Ticket> {
+        match &wanted.lock {
+            Some(lock) => self.lock(ticket, lock).await,
+            None => Ok(ticket.clone()),
+        }
     }
 
     /// The ticket with its copies, and what else is wanted for it.
     async fn copy(&self, requests: &[CreateRequest], ticket: &Ticket) -> Result<(Ticket, Wanted)> {
-        let mut planned = requests.iter().flat_map(|request| {
-            request.volumes.iter().map(move |wanted| (request, &wanted.volume))
-        });
-        let Some((request, volume)) = planned.find(|(_, volume)| volume.id == ticket.volume) else {
-            return Err(Error::internal(format!("snapshot {} is of no volume of this backup", ticket.snapshot)));
-        };
+        let (request, volume) = planned(requests, ticket)
+            .ok_or_else(|| Error::internal(format!("snapshot {} is of no volume of this backup", ticket.snapshot)))?;
         let wanted = Wanted::of(volume)?;
         Ok((self.with_copies(request, ticket, &wanted).await?, wanted))
     }
+}
+
+/// The volume that a ticket is of, and its request.
+fn planned<'a>(requests: &'a [CreateRequest], ticket: &Ticket) -> Option<(&'a CreateRequest, &'a Volume)> {
+    requests.iter().find_map(|request| {
+        let wanted = request.volumes.iter().find(|wanted| wanted.volume.id == ticket.volume)?;
+        Some((request, &wanted.volume))
+    })
 }
 
 /// All values, or the first error; what was begun for the others has come to its end.

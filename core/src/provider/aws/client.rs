@@ -19,10 +19,11 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::config::Builder;
+use aws_sdk_ec2::config::{Builder, ProvideCredentials};
+use aws_smithy_runtime_api::client::identity::Identity;
 
 use super::errors::Call;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::provider::options::AwsOptions;
 
 /// Until a connection stands.
@@ -116,9 +117,8 @@ impl Clients {
     pub(super) fn here(&self) -> Result<Ec2> {
         match self.config.region() {
             Some(region) => Ok(self.region(region.as_ref())),
-            None => Err(Error::invalid("no AWS region is known").with_hint(
-                "give --aws-region, set AWS_REGION, or name a region in the profile of ~/.aws/config",
-            )),
+            None => Err(Error::invalid("no AWS region is known")
+                .with_hint("give --aws-region, set AWS_REGION, or name a region in the profile of ~/.aws/config")),
         }
     }
 
@@ -138,6 +138,14 @@ impl Clients {
             Some(region) => Ok(self.region(region)),
             None => self.here(),
         }
+    }
+
+    /// Who we are, for requests that the SDK does not sign.
+    pub(super) async fn identity(&self) -> Result<Identity> {
+        let missing = || Error::new(ErrorKind::PermissionDenied, "there are no AWS credentials that can be used");
+        let provider = self.config.credentials_provider().ok_or_else(missing)?;
+        let credentials = provider.provide_credentials().await.map_err(|error| missing().with_source(error))?;
+        Ok(credentials.into())
     }
 
     /// Asks the metadata service (version 2, with a session token) of this machine; none if this is no EC2 instance.

@@ -119,9 +119,7 @@ impl AwsProvider {
         for snapshot in &found {
             let Some(id) = snapshot.snapshot_id().filter(|id| Some(*id) != kept.as_deref()) else { continue };
             let deleted = there.api.delete_snapshot().snapshot_id(id).send().await;
-            deleted.map_err(|error| {
-                there.change("DeleteSnapshot", format!("delete snapshot {id}")).failed(error)
-            })?;
+            deleted.map_err(|error| there.change("DeleteSnapshot", format!("delete snapshot {id}")).failed(error))?;
         }
         Ok(kept)
     }

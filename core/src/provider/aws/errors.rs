@@ -67,11 +67,8 @@ impl Call<'_> {
 
     fn meaning(&self, code: &str, status: u16) -> Meaning {
         let code = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server.")).unwrap_or(code);
-        let never = |kind, hint: &str| Meaning {
-            kind,
-            retry: Retry::Never,
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
-        };
+        let never =
+            |kind, hint: &str| Meaning { kind, retry: Retry::Never, hint: (!hint.is_empty()).then(|| hint.to_owned()) };
         let after = |seconds, hint: &str| Meaning {
             retry: Retry::After(Duration::from_secs(seconds)),
             ..never(ErrorKind::Exhausted, hint)
@@ -79,16 +76,25 @@ impl Call<'_> {
         match code {
             "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => never(
                 ErrorKind::PermissionDenied,
-                &format!("the policy of these credentials has to allow ec2:{}; see docs/permissions/aws.md", self.action),
+                &format!(
+                    "the policy of these credentials has to allow ec2:{}; see docs/permissions/aws.md",
+                    self.action
+                ),
             ),
             "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => never(
                 ErrorKind::PermissionDenied,
                 "the temporary credentials have expired, or the clock of this machine is wrong; log in again",
             ),
-            "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "UnrecognizedClientException"
+            "AuthFailure"
+            | "InvalidClientTokenId"
+            | "SignatureDoesNotMatch"
+            | "UnrecognizedClientException"
             | "MissingAuthenticationToken" => never(
                 ErrorKind::PermissionDenied,
-                &format!("AWS does not accept the credentials in {}: is the key right, and the region enabled?", self.region),
+                &format!(
+                    "AWS does not accept the credentials in {}: is the key right, and the region enabled?",
+                    self.region
+                ),
             ),
             "OptInRequired" | "Blocked" | "PendingVerification" => never(ErrorKind::PermissionDenied, ""),
             "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException" | "SlowDown" => {
@@ -103,15 +109,24 @@ impl Call<'_> {
                 ErrorKind::Exhausted,
                 "the quota of EBS snapshots in this region is used up; delete some, or ask for more in Service Quotas",
             ),
-            "ResourceLimitExceeded" | "VolumeLimitExceeded" | "AttachmentLimitExceeded" | "MaxIOPSLimitExceeded"
+            "ResourceLimitExceeded"
+            | "VolumeLimitExceeded"
+            | "AttachmentLimitExceeded"
+            | "MaxIOPSLimitExceeded"
             | "TagLimitExceeded" => never(ErrorKind::Exhausted, "a quota of the account; see Service Quotas"),
-            "InsufficientVolumeCapacity" => never(ErrorKind::Exhausted, "AWS has no room in this zone now; try again later"),
+            "InsufficientVolumeCapacity" => {
+                never(ErrorKind::Exhausted, "AWS has no room in this zone now; try again later")
+            }
             "SnapshotLocked" | "InvalidSnapshot.Locked" => {
                 never(ErrorKind::Precondition, "it is locked; see aws ec2 describe-locked-snapshots")
             }
             "InvalidSnapshot.InUse" => never(ErrorKind::Precondition, "an image (AMI) uses it"),
-            "VolumeInUse" | "IncorrectState" | "IncorrectInstanceState" | "IncorrectModificationState"
-            | "OperationNotPermitted" | "DependencyViolation" => never(ErrorKind::Precondition, ""),
+            "VolumeInUse"
+            | "IncorrectState"
+            | "IncorrectInstanceState"
+            | "IncorrectModificationState"
+            | "OperationNotPermitted"
+            | "DependencyViolation" => never(ErrorKind::Precondition, ""),
             "UnsupportedOperation" | "Unsupported" | "InvalidAction" => never(ErrorKind::Unsupported, ""),
             "IdempotentParameterMismatch" => never(ErrorKind::Conflict, ""),
             "InvalidInstanceID.NotFound" => {
@@ -143,7 +158,9 @@ impl Call<'_> {
         if has_cause::<CredentialsError>(&error) {
             let what = format!("cannot {doing}: there are no AWS credentials that can be used");
             return Error::new(ErrorKind::PermissionDenied, what)
-                .with_hint("set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role")
+                .with_hint(
+                    "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role",
+                )
                 .with_source(error);
         }
         let retry = match (&error, self.once) {
@@ -196,7 +213,14 @@ pub(super) fn is_gone<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>
 }
 
 fn has_cause<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<T>())
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<T>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The message of EC2 as part of a line of ours: without its full stop, and without the encoded text that only AWS can read.
@@ -283,7 +307,8 @@ mod tests {
 
     #[test]
     fn the_wrong_region_is_suspected() {
-        let error = call(false).failed(service("InvalidInstanceID.NotFound", "The instance ID 'i-1' does not exist", 400));
+        let error =
+            call(false).failed(service("InvalidInstanceID.NotFound", "The instance ID 'i-1' does not exist", 400));
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("eu-west-1"), "{error}");
     }

@@ -9,13 +9,13 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_ec2::types::{Filter, InstanceSpecification, Snapshot};
-use futures::future::try_join_all;
+use futures::future::join_all;
 
 use super::client::{Ec2, once};
 use super::errors::is_gone;
 use super::snapshots::{self, Seen, description, token_filter, volume_id};
-use super::{AwsProvider, DATA_VOLUMES, INSTANCE_ID, REGION, instance, names};
-use crate::error::{Error, Result};
+use super::{AwsProvider, DATA_VOLUMES, INSTANCE_ID, REGION, after, instance, names};
+use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{CreateRequest, Ticket, Volume};
 
 /// How many volumes of an instance can be excluded from a call.
@@ -38,7 +38,8 @@ pub(super) fn possible(volumes: &[Volume]) -> bool {
 /// The ids of all volumes that are attached to an instance, but the root one.
 pub(super) async fn data_volumes(ec2: &Ec2, instance_id: &str) -> Result<BTreeSet<String>> {
     let found = instance::by_id(ec2, instance_id).await?;
-    let found = found.ok_or_else(|| Error::not_found(format!("there is no instance {instance_id} in {}", ec2.region)))?;
+    let found =
+        found.ok_or_else(|| Error::not_found(format!("there is no instance {instance_id} in {}", ec2.region)))?;
     let root = found.root_device_name();
     let mappings = found.block_device_mappings().iter().filter(|mapping| mapping.device_name() != root);
     Ok(mappings.filter_map(|mapping| mapping.ebs()?.volume_id().map(str::to_owned)).collect())
@@ -49,12 +50,14 @@ impl AwsProvider {
     pub(super) async fn create_group(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
         let ec2 = self.clients.of(&request.instance.attributes)?;
         let instance_id = instance::id(&request.instance)?;
-        let existing = snapshots::search(&ec2, [names::filter(&token_filter(), request.token.as_str())]).await?;
-        if !existing.is_empty() {
-            let tickets = self.in_order(&ec2, request, existing.iter().map(Seen::from));
-            return tickets.map_err(|error| Error::new(crate::error::ErrorKind::Conflict, error.message()));
-        }
         let wanted = wanted_ids(request)?;
+        let mut existing = snapshots::search(&ec2, [names::filter(&token_filter(), request.token.as_str())]).await?;
+        existing.retain(|found| found.volume_id().is_some_and(|id| wanted.contains(id)));
+        if !existing.is_empty() {
+            // One call makes all of them; that not all show yet is a matter of time.
+            let tickets = self.in_order(&ec2, request, existing.iter().map(Seen::from));
+            return tickets.map_err(|error| Error::new(ErrorKind::Conflict, error.message()));
+        }
         let attached = data_volumes(&ec2, instance_id).await?;
         let absent: Vec<&str> = wanted.iter().filter(|id| !attached.contains(**id)).copied().collect();
         if !absent.is_empty() {
@@ -118,35 +121,35 @@ impl AwsProvider {
     }
 
     /// What is left of a group call, done after backup mode: every snapshot gets its name, and those of volumes that nobody
-    /// wanted are deleted. Does the same when repeated.
-    pub(super) async fn name_group(&self, request: &CreateRequest) -> Result<()> {
+    /// wanted are deleted. `requests` are all of the session. Does the same when repeated.
+    pub(super) async fn name_group(&self, requests: &[CreateRequest]) -> Result<()> {
+        let Some(request) = requests.first() else { return Ok(()) };
         let ec2 = self.clients.of(&request.instance.attributes)?;
         let made = snapshots::search(&ec2, [names::filter(&token_filter(), request.token.as_str())]).await?;
-        try_join_all(made.iter().map(|snapshot| self.name_one(&ec2, request, snapshot))).await.map(drop)
+        after::all(join_all(made.iter().map(|snapshot| name_one(&ec2, requests, snapshot))).await).map(drop)
     }
+}
 
-    async fn name_one(&self, ec2: &Ec2, request: &CreateRequest, made: &Snapshot) -> Result<()> {
-        let Some(id) = made.snapshot_id() else { return Ok(()) };
-        let wanted = request
-            .volumes
-            .iter()
-            .find(|wanted| volume_id(&wanted.volume).is_ok_and(|volume| Some(volume) == made.volume_id()));
-        match wanted {
-            Some(wanted) if names::tag(made.tags(), names::NAME) == Some(&wanted.name) => Ok(()),
-            Some(wanted) => {
-                let tag = names::new_tag(names::NAME, &wanted.name);
-                let named = ec2.api.create_tags().resources(id).tags(tag).send().await;
-                named.map(drop).map_err(|error| ec2.change("CreateTags", format!("name snapshot {id}")).failed(error))
-            }
-            None => {
-                tracing::info!(snapshot = id, volume = made.volume_id(), "deleted, its volume was attached too late");
-                match ec2.api.delete_snapshot().snapshot_id(id).send().await {
-                    Ok(_) => Ok(()),
-                    Err(error) if is_gone(&error) => Ok(()),
-                    Err(error) => {
-                        Err(ec2.change("DeleteSnapshot", format!("delete snapshot {id}")).failed(error))
-                    }
-                }
+/// Names a snapshot, or deletes it if it is of none of the volumes.
+async fn name_one(ec2: &Ec2, requests: &[CreateRequest], made: &Snapshot) -> Result<()> {
+    let Some(id) = made.snapshot_id() else { return Ok(()) };
+    let wanted = requests
+        .iter()
+        .flat_map(|request| &request.volumes)
+        .find(|wanted| volume_id(&wanted.volume).is_ok_and(|volume| Some(volume) == made.volume_id()));
+    match wanted {
+        Some(wanted) if names::tag(made.tags(), names::NAME) == Some(&wanted.name) => Ok(()),
+        Some(wanted) => {
+            let tag = names::new_tag(names::NAME, &wanted.name);
+            let named = ec2.api.create_tags().resources(id).tags(tag).send().await;
+            named.map(drop).map_err(|error| ec2.change("CreateTags", format!("name snapshot {id}")).failed(error))
+        }
+        None => {
+            tracing::info!(snapshot = id, volume = made.volume_id(), "deleted, its volume was attached too late");
+            match ec2.api.delete_snapshot().snapshot_id(id).send().await {
+                Ok(_) => Ok(()),
+                Err(error) if is_gone(&error) => Ok(()),
+                Err(error) => Err(ec2.change("DeleteSnapshot", format!("delete snapshot {id}")).failed(error)),
             }
         }
     }
@@ -165,10 +168,9 @@ pub(super) fn specification(instance_id: &str, excluded: Vec<String>) -> Instanc
         .build()
 }
 
-/// A filter for snapshots in this state.
-pub(super) fn in_state(states: &[&str]) -> Filter {
-    let states = states.iter().map(|state| (*state).to_owned()).collect();
-    Filter::builder().name("status").set_values(Some(states)).build()
+/// A filter for any of these values.
+pub(super) fn values(name: &str, values: Vec<String>) -> Filter {
+    Filter::builder().name(name).set_values(Some(values)).build()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_ec2::types::{Filter, Instance as Ec2Instance, InstanceStateName};
+use aws_sdk_ec2::types::{Filter, Instance as Ec2Instance, InstanceStateName, Reservation};
 
 use super::client::{Clients, Ec2};
 use super::errors::code;
@@ -39,8 +39,11 @@ pub(super) async fn find(clients: &Clients, name: Option<&str>) -> Result<Instan
             .with_hint("give the id (i-…) or the value of its tag Name, and its region (--aws-region)")),
         several => {
             let ids: Vec<&str> = several.iter().filter_map(Ec2Instance::instance_id).collect();
-            Err(Error::new(ErrorKind::InvalidInput, format!("several instances are named {name:?}: {}", ids.join(", ")))
-                .with_hint("give the id of one"))
+            Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("several instances are named {name:?}: {}", ids.join(", ")),
+            )
+            .with_hint("give the id of one"))
         }
     }
 }
@@ -71,7 +74,7 @@ fn looks_like_id(name: &str) -> bool {
 pub(super) async fn by_id(ec2: &Ec2, id: &str) -> Result<Option<Ec2Instance>> {
     match ec2.api.describe_instances().instance_ids(id).send().await {
         Ok(answer) => {
-            let found = answer.reservations().iter().flat_map(|reservation| reservation.instances());
+            let found = answer.reservations().iter().flat_map(Reservation::instances);
             Ok(found.filter(|instance| has_volumes(instance)).find(|i| i.instance_id() == Some(id)).cloned())
         }
         // Stock falls back to the name, too.

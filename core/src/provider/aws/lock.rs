@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_ec2::types::{LockMode, LockState, LockedSnapshotsInfo};
+use aws_sdk_ec2::operation::lock_snapshot::builders::LockSnapshotFluentBuilder;
+use aws_sdk_ec2::types::{LockMode, LockState, LockedSnapshotsInfo, Snapshot};
 use aws_smithy_types::DateTime as Ec2Time;
 use aws_smithy_types::date_time::Format;
 use chrono::{DateTime, NaiveDateTime, Utc};
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Ec2;
 use super::errors::is_gone;
-use super::{AwsProvider, REGION, copies};
+use super::preflight::only_permission;
+use super::{AwsProvider, copies};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Ticket;
 use crate::provider::options::AwsOptions;
@@ -163,8 +165,9 @@ impl AwsProvider {
         }
         match locked.is_empty() {
             true => Ok(()),
-            false => Err(Error::precondition(format!("locked: {}", locked.join(", ")))
-                .with_hint("nothing was deleted; a lock in governance mode can be lifted with aws ec2 unlock-snapshot")),
+            false => Err(Error::precondition(format!("locked: {}", locked.join(", "))).with_hint(
+                "nothing was deleted; a lock in governance mode can be lifted with aws ec2 unlock-snapshot",
+            )),
         }
     }
 }
@@ -180,17 +183,28 @@ async fn lock_one(ec2: &Ec2, id: &str, lock: &Lock) -> Result<Option<String>> {
     if let Some(info) = locks(ec2, &[id.to_owned()]).await?.iter().find(is_so) {
         return Ok(info.lock_expires_on().and_then(text));
     }
-    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
-    let call = ec2.api.lock_snapshot().snapshot_id(id).lock_mode(wanted).set_cool_off_period(lock.cool_off.map(number));
-    let call = match &lock.until {
-        Until::Days(days) => call.lock_duration(number(*days)),
-        Until::Date(date) => call.expiration_date(Ec2Time::from_millis(date.timestamp_millis())),
-    };
-    let done = call
+    let done = call(ec2, id, lock)
         .send()
         .await
         .map_err(|error| ec2.change("LockSnapshot", format!("lock snapshot {id}")).failed(error))?;
     Ok(done.lock_expires_on().and_then(text))
+}
+
+fn call(ec2: &Ec2, id: &str, lock: &Lock) -> LockSnapshotFluentBuilder {
+    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let mode = LockMode::from(lock.mode.as_str());
+    let call = ec2.api.lock_snapshot().snapshot_id(id).lock_mode(mode).set_cool_off_period(lock.cool_off.map(number));
+    match &lock.until {
+        Until::Days(days) => call.lock_duration(number(*days)),
+        Until::Date(date) => call.expiration_date(Ec2Time::from_millis(date.timestamp_millis())),
+    }
+}
+
+/// Whether this snapshot might be locked.
+pub(super) async fn dry(ec2: &Ec2, snapshot: &Snapshot, lock: &Lock) -> Result<()> {
+    let id = snapshot.snapshot_id().unwrap_or_default();
+    let answer = call(ec2, id, lock).dry_run(true).send().await;
+    only_permission(ec2.look("LockSnapshot", format!("lock snapshot {id}")).dry(answer))
 }
 
 /// The locks on these snapshots. One that does not exist has none.
@@ -212,9 +226,7 @@ async fn ask(ec2: &Ec2, ids: &[String]) -> Result<Option<Vec<LockedSnapshotsInfo
     match ec2.api.describe_locked_snapshots().set_snapshot_ids(Some(ids.to_vec())).send().await {
         Ok(answer) => Ok(Some(answer.snapshots().to_vec())),
         Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => {
-            Err(ec2.look("DescribeLockedSnapshots", "see which snapshots are locked").failed(error))
-        }
+        Err(error) => Err(ec2.look("DescribeLockedSnapshots", "see which snapshots are locked").failed(error)),
     }
 }
 

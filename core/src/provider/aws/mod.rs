@@ -57,8 +57,8 @@ use crate::id::{BackupId, Token};
 use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
 use crate::provider::options::ProviderOptions;
 use crate::provider::{
-    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider,
-    SnapshotStatus, Ticket, Volume, VolumeSelection,
+    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, Preflight, RestoredVolume,
+    SnapshotProvider, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 
 /// [`Volume::method`] of an EBS volume.
@@ -93,19 +93,12 @@ const SOURCE: &str = "source";
 /// # Errors
 /// [`ErrorKind::InvalidInput`] if the options do not fit together.
 pub async fn open(options: &ProviderOptions) -> Result<Arc<dyn SnapshotProvider>> {
-    let wanted = Wanted::from_options(&options.aws)?;
-    Ok(Arc::new(AwsProvider {
-        clients: Clients::load(&options.aws).await,
-        clock: Arc::new(SystemClock::new()),
-        wanted,
-        fresh: Fresh::default(),
-        host: options.host_description.clone(),
-    }))
+    Ok(Arc::new(AwsProvider::new(options).await?))
 }
 
 /// The provider.
 #[derive(Debug)]
-struct AwsProvider {
+pub struct AwsProvider {
     clients: Clients,
     clock: Arc<dyn Clock>,
     /// What the user wants beyond snapshots.
@@ -116,6 +109,20 @@ struct AwsProvider {
 }
 
 impl AwsProvider {
+    /// The provider with these options; see [`open`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if the options do not fit together.
+    pub async fn new(options: &ProviderOptions) -> Result<Self> {
+        Ok(Self {
+            wanted: Wanted::from_options(&options.aws)?,
+            clients: Clients::load(&options.aws).await,
+            clock: Arc::new(SystemClock::new()),
+            fresh: Fresh::default(),
+            host: options.host_description.clone(),
+        })
+    }
+
     /// Asks until there is an answer, for at most `patience`, with pauses that grow from a quarter of a second to `longest`.
     /// Nothing else in this provider waits. An answer that could not be had for now is asked for again.
     async fn until<T, F: Future<Output = Result<Option<T>>> + Send>(
@@ -181,6 +188,14 @@ impl SnapshotProvider for AwsProvider {
         self.check(requests).await
     }
 
+    async fn preflight(&self, instance: Option<&str>, selection: &VolumeSelection) -> Preflight {
+        self.look_before(instance, selection).await
+    }
+
+    async fn preflight_requests(&self, requests: &[CreateRequest]) -> Findings {
+        self.look_at_requests(requests).await
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
         match request.volumes.as_slice() {
             [] => Err(Error::invalid("a request without volumes")),
@@ -239,6 +254,10 @@ impl SnapshotProvider for AwsProvider {
 
     async fn delete_volume(&self, volume: &RestoredVolume) -> Result<()> {
         self.remove_volume(volume).await
+    }
+
+    async fn attached_from(&self, instance: &Instance, tickets: &[Ticket]) -> Result<Vec<Option<Volume>>> {
+        self.made_of(instance, tickets).await
     }
 
     async fn list_volumes(&self, mark: &str) -> Result<Vec<RestoredVolume>> {

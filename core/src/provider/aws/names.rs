@@ -149,7 +149,10 @@ mod tests {
 
     #[test]
     fn good_tags_pass() {
-        assert_eq!(refused(&[("team", "db & co".trim_end_matches(" & co")), ("kosten:stelle", "äöü @ 1/2"), ("e", "")]), "");
+        assert_eq!(
+            refused(&[("team", "db & co".trim_end_matches(" & co")), ("kosten:stelle", "äöü @ 1/2"), ("e", "")]),
+            ""
+        );
         assert_eq!(refused(&[("awsome", "x"), ("name", "x")]), "");
     }
 

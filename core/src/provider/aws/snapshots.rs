@@ -15,7 +15,7 @@ use aws_sdk_ec2::types::{Filter, Snapshot, SnapshotState as Ec2State, Tag};
 
 use super::client::{Ec2, once};
 use super::errors::{code, is_gone};
-use super::{ACCOUNT, AwsProvider, DEVICE, REGION, SOURCE, VOLUME_ID, after, names};
+use super::{ACCOUNT, AwsProvider, DEVICE, REGION, SOURCE, VOLUME_ID, after, copies, names};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::Token;
 use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
@@ -160,9 +160,8 @@ impl AwsProvider {
                 let tags = snapshot.tags();
                 let token = names::tag(tags, names::TOKEN).and_then(|token| token.parse::<Token>().ok());
                 let Some(token) = token.filter(|_| names::tag(tags, key) == Some(value)) else { continue };
-                let of = volumes.iter().find(|volume| {
-                    volume_id(volume).is_ok_and(|id| Some(id) == snapshot.volume_id())
-                });
+                let of =
+                    volumes.iter().find(|volume| volume_id(volume).is_ok_and(|id| Some(id) == snapshot.volume_id()));
                 tickets.push(self.ticket(&ec2, (&snapshot).into(), &token, of)?);
             }
         }
@@ -175,7 +174,7 @@ impl AwsProvider {
 
     /// Where snapshots of these volumes may be: their regions and those they are copied to.
     fn regions(&self, volumes: &[Volume]) -> Result<BTreeSet<String>> {
-        let mut regions: BTreeSet<String> = self.copy_to.iter().cloned().collect();
+        let mut regions: BTreeSet<String> = self.wanted.copy_to.iter().cloned().collect();
         for volume in volumes {
             regions.extend(volume.attributes.get(REGION).cloned());
             regions.extend(after::Wanted::of(volume)?.copy_to);
@@ -188,7 +187,7 @@ impl AwsProvider {
 
     /// Deletes a snapshot and its copies, the copies first: as long as the original is there, it tells where they are.
     pub(super) async fn delete_snapshot(&self, ticket: &Ticket) -> Result<()> {
-        for (region, id) in after::copies(ticket)? {
+        for (region, id) in copies::recorded(ticket)? {
             self.delete_one(&self.clients.region(&region), &id, ticket).await?;
         }
         self.delete_one(&self.clients.of(&ticket.attributes)?, &ticket.snapshot, ticket).await
@@ -223,7 +222,7 @@ impl AwsProvider {
 }
 
 fn not_ours(id: &str, why: &str) -> Error {
-    Error::precondition(format!("snapshot {id} is not deleted: {why}"))
+    Error::new(ErrorKind::Conflict, format!("snapshot {id} is not deleted: {why}"))
 }
 
 /// Snapshots of this account that pass these filters, all pages.

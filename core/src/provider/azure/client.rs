@@ -95,8 +95,9 @@ impl Clients {
             let error = match answer {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => {
-                    if errors::refusal(&error).is_some_and(|refusal| refusal.status == 401) && attempt == 1 {
-                        // A token may have been withdrawn before its time; the next one is new.
+                    let refused = errors::refusal(&error).is_some_and(|refusal| refusal.status == 401);
+                    if attempt == 1 && (refused || *error.kind() == azure_core::error::ErrorKind::Credential) {
+                        // A token may have been withdrawn before its time, and who gives them may fail once.
                         let _ = self.credential.clear_cache().await;
                         attempt += 1;
                         continue;

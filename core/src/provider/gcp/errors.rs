@@ -63,7 +63,9 @@ fn from_sdk(what: &str, call: Call, error: SdkError) -> Error {
         return judge(what, call, &facts).with_source(error);
     }
     if error.is_connect() {
-        return unreachable(Retry::Safe).with_hint("is the endpoint right, and reachable from here?").with_source(error);
+        return unreachable(Retry::Safe)
+            .with_hint("is the endpoint right, and reachable from here?")
+            .with_source(error);
     }
     if error.is_authentication() {
         let transient = error.is_transient_and_before_rpc();
@@ -230,13 +232,15 @@ mod tests {
 
     #[test]
     fn throttling_says_when_to_come_back() {
-        for (status, reason) in [(403, "rateLimitExceeded"), (429, "rateLimitExceeded"), (403, "userRateLimitExceeded")] {
+        for (status, reason) in [(403, "rateLimitExceeded"), (429, "rateLimitExceeded"), (403, "userRateLimitExceeded")]
+        {
             let error = judged(status, reason, "Rate Limit Exceeded", Call::Write);
             assert_eq!((error.kind(), error.retry()), (ErrorKind::Exhausted, Retry::After(THROTTLED)));
         }
         let told = reply(429, "busy", &[("retry-after", "17")]);
         assert_eq!(from_sdk("x", Call::Write, told).retry(), Retry::After(Duration::from_secs(17)));
-        let often = judged(429, "operationRateExceeded", "Too frequent operations from the source resource.", Call::Write);
+        let often =
+            judged(429, "operationRateExceeded", "Too frequent operations from the source resource.", Call::Write);
         assert_eq!(often.retry(), Retry::After(DISK_BUSY));
         assert!(often.hint().unwrap().contains("six times an hour"), "{often}");
     }
@@ -276,7 +280,8 @@ mod tests {
         let quota = operation::Error::new().set_errors([operation::error::Errors::new()
             .set_code("QUOTA_EXCEEDED")
             .set_message("Quota 'SNAPSHOTS' exceeded.  Limit: 1.0 globally.")]);
-        let ended = Operation::new().set_error(quota).set_http_error_status_code(403).set_http_error_message("FORBIDDEN");
+        let ended =
+            Operation::new().set_error(quota).set_http_error_status_code(403).set_http_error_message("FORBIDDEN");
         let error = of_operation("create snapshot s", &ended).unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Exhausted, Retry::Never));
         assert!(error.message().contains("create snapshot s: Quota 'SNAPSHOTS' exceeded"), "{error}");

@@ -66,8 +66,7 @@ fn get(host: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    let request =
-        format!("GET /computeMetadata/v1/{path} HTTP/1.0\r\nHost: {host}\r\nMetadata-Flavor: Google\r\n\r\n");
+    let request = format!("GET /computeMetadata/v1/{path} HTTP/1.0\r\nHost: {host}\r\nMetadata-Flavor: Google\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut reply = String::new();
     stream.take(LONGEST).read_to_string(&mut reply)?;
@@ -92,7 +91,9 @@ mod tests {
     fn only_the_metadata_server_is_believed() {
         let good = "HTTP/1.0 200 OK\r\nMetadata-Flavor: Google\r\n\r\nprojects/1/zones/europe-west1-b\n";
         assert_eq!(parse(good).as_deref(), Some("projects/1/zones/europe-west1-b"));
-        for bad in ["", "HTTP/1.0 200 OK\r\n\r\nx", "HTTP/1.0 404 Not Found\r\nMetadata-Flavor: Google\r\n\r\nx", "x\r\n\r\ny"] {
+        for bad in
+            ["", "HTTP/1.0 200 OK\r\n\r\nx", "HTTP/1.0 404 Not Found\r\nMetadata-Flavor: Google\r\n\r\nx", "x\r\n\r\ny"]
+        {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

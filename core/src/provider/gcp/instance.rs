@@ -23,7 +23,11 @@ impl Gcp {
             (project, zone, name) => {
                 let here = Here::look().await.map_err(|error| explain(error, project, zone, name))?;
                 if name.is_none() && zone.as_ref().is_some_and(|zone| *zone != here.zone) {
-                    let message = format!("this virtual machine is in {}, not in {}", here.zone, zone.as_deref().unwrap_or_default());
+                    let message = format!(
+                        "this virtual machine is in {}, not in {}",
+                        here.zone,
+                        zone.as_deref().unwrap_or_default()
+                    );
                     return Err(Error::invalid(message).with_hint("leave out --gcp-zone, or give --snapshot-instance"));
                 }
                 let name = name.map(str::to_owned).unwrap_or(here.name);
@@ -72,13 +76,10 @@ pub(super) fn place(instance: &Instance) -> Result<(&str, &str)> {
 }
 
 fn explain(error: Error, project: &Option<String>, zone: &Option<String>, name: Option<&str>) -> Error {
-    let missing: Vec<&str> = [
-        ("--gcp-project", project.is_none()),
-        ("--gcp-zone", zone.is_none()),
-        ("--snapshot-instance", name.is_none()),
-    ]
-    .into_iter()
-    .filter_map(|(option, is_missing)| is_missing.then_some(option))
-    .collect();
+    let missing: Vec<&str> =
+        [("--gcp-project", project.is_none()), ("--gcp-zone", zone.is_none()), ("--snapshot-instance", name.is_none())]
+            .into_iter()
+            .filter_map(|(option, is_missing)| is_missing.then_some(option))
+            .collect();
     error.with_hint(format!("give {}", missing.join(", ")))
 }

@@ -103,7 +103,9 @@ mod tests {
         let scope = |text: &str| Link::parse(text).map(|link| link.scope);
         assert_eq!(scope("projects/p/regions/r/disks/d"), Some(Scope::Region("r".into())));
         assert_eq!(scope("projects/p/global/snapshots/s"), Some(Scope::Global));
-        for bad in ["", "disks/d", "projects/p/zones/z/disks", "projects/p/zones/z/disks/", "projects/p/zones/z/disks/d/x"] {
+        for bad in
+            ["", "disks/d", "projects/p/zones/z/disks", "projects/p/zones/z/disks/", "projects/p/zones/z/disks/d/x"]
+        {
             assert_eq!(scope(bad), None, "{bad}");
         }
     }

@@ -1,8 +1,8 @@
 //! `snapshots_info` as stock Barman writes and reads it.
 
+use super::instance::PROJECT;
 use super::link::Link;
 use super::volumes::attribute::DEVICE_NAME;
-use super::instance::PROJECT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{CloudSnapshot, CloudSnapshots, Literal, ProviderInfo, SnapshotDetails, SnapshotRecord};
@@ -36,7 +36,8 @@ pub(super) fn adopt(backup_id: &BackupId, snapshots: &CloudSnapshots) -> Result<
 }
 
 fn record(backup_id: &BackupId, project: Option<&str>, snapshot: &CloudSnapshot) -> Result<SnapshotRecord> {
-    let missing = |what: &str| Error::corrupt(format!("snapshots_info of backup {backup_id} has a snapshot without {what}"));
+    let missing =
+        |what: &str| Error::corrupt(format!("snapshots_info of backup {backup_id} has a snapshot without {what}"));
     let SnapshotDetails::Gcp { device_name, snapshot_name, snapshot_project } = &snapshot.details else {
         return Err(missing("a name"));
     };

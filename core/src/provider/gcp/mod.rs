@@ -22,6 +22,7 @@ mod errors;
 mod group;
 mod here;
 mod instance;
+mod instant;
 mod link;
 mod metadata;
 mod names;

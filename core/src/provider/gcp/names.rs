@@ -125,7 +125,8 @@ pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<()> {
     }
     let ours = 3;
     if tags.len() > MOST_LABELS - ours {
-        let message = format!("{} tags are too many: a snapshot has at most {} labels besides ours", tags.len(), 64 - ours);
+        let message =
+            format!("{} tags are too many: a snapshot has at most {} labels besides ours", tags.len(), 64 - ours);
         return Err(Error::invalid(message));
     }
     Ok(())
@@ -188,7 +189,10 @@ impl Description {
 /// The `requestId` of a call that makes something for (session, thing): the same for the same two, so that the cloud itself
 /// ignores a repetition. A UUID of version 4 by its form; never zero.
 pub(super) fn request_id(token: &Token, thing: &str) -> String {
-    let half = |salt: &str| (u64::from(hash(&format!("{salt}/{token}/{thing}"))) << 32) | u64::from(hash(&format!("{thing}/{token}/{salt}")));
+    let half = |salt: &str| {
+        (u64::from(hash(&format!("{salt}/{token}/{thing}"))) << 32)
+            | u64::from(hash(&format!("{thing}/{token}/{salt}")))
+    };
     let high = half("a") & !0xf000 | 0x4000;
     let low = half("b") & !(0b11 << 62) | (0b10 << 62);
     format!(

@@ -55,7 +55,8 @@ impl Gcp {
     /// All of it, one line each.
     pub(super) async fn look_ahead(&self, requests: &[CreateRequest]) -> Findings {
         let mut findings = Findings::default();
-        let words = findings.take("names and labels", check_words(requests), |()| "fit the rules of Google Cloud".into());
+        let words =
+            findings.take("names and labels", check_words(requests), |()| "fit the rules of Google Cloud".into());
         if words.is_none() {
             return findings;
         }
@@ -87,8 +88,10 @@ impl Gcp {
         let refused: Vec<String> = asked.await?.into_iter().flatten().collect();
         match refused.is_empty() {
             true => Ok(()),
-            false => Err(Error::new(ErrorKind::PermissionDenied, format!("not allowed to snapshot {}", refused.join(", ")))
-                .with_hint(format!("grant {CREATE_SNAPSHOT}, see docs/permissions/gcp.md"))),
+            false => {
+                Err(Error::new(ErrorKind::PermissionDenied, format!("not allowed to snapshot {}", refused.join(", ")))
+                    .with_hint(format!("grant {CREATE_SNAPSHOT}, see docs/permissions/gcp.md")))
+            }
         }
     }
 
@@ -116,7 +119,8 @@ impl Gcp {
         let found = try_join_all(wanted(requests).map(async |(request, wanted)| {
             let link = Link::snapshot(&snapshot_project(&wanted.volume)?, &wanted.name);
             let found = self.snapshot(&link).await?;
-            let theirs = found.filter(|found| found.labels.get(names::TOKEN).map(String::as_str) != Some(request.token.as_str()));
+            let theirs = found
+                .filter(|found| found.labels.get(names::TOKEN).map(String::as_str) != Some(request.token.as_str()));
             Ok::<_, Error>(theirs.map(|_| wanted.name.clone()))
         }))
         .await?;
@@ -124,15 +128,19 @@ impl Gcp {
         let taken: Vec<String> = found.into_iter().flatten().collect();
         match taken.is_empty() {
             true => Ok(count),
-            false => Err(Error::new(ErrorKind::Conflict, format!("there is a snapshot of that name: {}", taken.join(", ")))
-                .with_hint("delete it, or try again in a second: the name is made of the time")),
+            false => {
+                Err(Error::new(ErrorKind::Conflict, format!("there is a snapshot of that name: {}", taken.join(", ")))
+                    .with_hint("delete it, or try again in a second: the name is made of the time"))
+            }
         }
     }
 
     /// No disk has had too many snapshots. The most that one has had.
     async fn check_frequency(&self, requests: &[CreateRequest]) -> Result<usize> {
         let now = self.clock.now();
-        let standard = |volume: &VolumeSnapshot| volume.volume.attributes.get(SNAPSHOT_TYPE).map(String::as_str) != Some("archive");
+        let standard = |volume: &VolumeSnapshot| {
+            volume.volume.attributes.get(SNAPSHOT_TYPE).map(String::as_str) != Some("archive")
+        };
         let counted = try_join_all(wanted(requests).filter(|(_, wanted)| standard(wanted)).map(async |(_, wanted)| {
             let disk = disk_of(&wanted.volume)?;
             let project = snapshot_project(&wanted.volume)?;
@@ -168,7 +176,8 @@ impl Gcp {
         let mut told = Vec::new();
         for (project, needed) in &needed {
             let client = self.clients.projects().await?;
-            let asked = client.get().set_project(project).send().await.map_err(failed("look at the quotas", Call::Read));
+            let asked =
+                client.get().set_project(project).send().await.map_err(failed("look at the quotas", Call::Read));
             let quotas = match asked {
                 Ok(project) => project.quotas,
                 // Not everybody may look; the cloud will tell if there is no room.

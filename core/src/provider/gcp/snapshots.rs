@@ -42,6 +42,16 @@ pub(super) enum Origin<'a> {
     Instant(&'a Link),
 }
 
+impl Origin<'_> {
+    /// What a session makes once only: the snapshot of this volume, or that of its instant snapshot.
+    fn of(&self, volume: &Volume) -> String {
+        match self {
+            Self::Disk => volume.id.clone(),
+            Self::Instant(_) => format!("{}#instant", volume.id),
+        }
+    }
+}
+
 /// The attributes of a volume that matter for its snapshots.
 pub(super) fn kept(volume: &Volume) -> BTreeMap<String, String> {
     let keep = |key: &&str| volume.attributes.get(*key).map(|value| ((*key).to_owned(), value.clone()));
@@ -140,13 +150,19 @@ impl Gcp {
         let call = client
             .insert()
             .set_project(&project)
-            .set_request_id(names::request_id(&request.token, &format!("{}/{}", ticket.snapshot, wanted.volume.id)))
+            .set_request_id(names::request_id(&request.token, &origin.of(&wanted.volume)))
             .set_body(body);
         let operation = match once(call).send().await.map_err(failed(&what, Call::Write)) {
             Ok(operation) => operation,
             Err(error) if error.kind() == ErrorKind::Conflict => return self.ours(ticket, error).await,
             Err(error) => return Err(error),
         };
+        // A repetition is answered with the operation of the first call, whatever name that had.
+        let target = operation.target_link.as_deref().and_then(Link::parse);
+        if let Some(other) = target.filter(|target| target.name != wanted.name) {
+            let message = format!("this session has a snapshot of {} already: {}", wanted.volume.id, other.name);
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
         if is_done(&operation) {
             errors::of_operation(&what, &operation)?;
         }

@@ -26,8 +26,8 @@ const MAKING: Duration = Duration::from_secs(900);
 const MOVING: Duration = Duration::from_secs(300);
 
 fn link_of(volume: &RestoredVolume) -> Result<Link> {
-    Link::parse(&volume.id)
-        .filter(|link| link.kind == "disks")
+    let link = volume.attributes.get(DISK).and_then(|link| Link::parse(link));
+    link.filter(|link| link.kind == "disks")
         .ok_or_else(|| Error::invalid(format!("not a disk of Google Cloud: {}", volume.id)))
 }
 
@@ -45,8 +45,10 @@ impl Gcp {
     /// Makes a disk of a snapshot and waits until it can be attached. Repeated, it finds the one it has made.
     pub(super) async fn make_disk(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
         let ticket = &request.ticket;
-        let instance =
-            request.instance.as_ref().ok_or_else(|| Error::invalid("a disk is made for an instance; none was given"))?;
+        let instance = request
+            .instance
+            .as_ref()
+            .ok_or_else(|| Error::invalid("a disk is made for an instance; none was given"))?;
         let (project, zone) = place(instance)?;
         let scope = Scope::Zone(zone.to_owned());
         let source = Link::parse(&ticket.snapshot).filter(|link| link.kind == "snapshots");
@@ -170,13 +172,16 @@ impl Gcp {
         let mut left = Vec::new();
         let mut page: Option<String> = None;
         loop {
-            let call = client.aggregated_list().set_project(&project).set_filter(format!("labels.{}={value}", names::MARK));
+            let call =
+                client.aggregated_list().set_project(&project).set_filter(format!("labels.{}={value}", names::MARK));
             let answer = call.set_or_clear_page_token(page.take()).send().await;
             let answer = answer.map_err(failed("list disks", Call::Read))?;
             for disk in answer.items.values().flat_map(|scoped| &scoped.disks) {
                 let exactly = Description::parse(disk.description.as_deref()).is_some_and(|found| found.mark == mark);
                 let link = disk.self_link.as_deref().and_then(Link::parse);
-                if let (true, Some(link), Some(token)) = (exactly && disk.users.is_empty(), link, disk.labels.get(names::TOKEN)) {
+                if let (true, Some(link), Some(token)) =
+                    (exactly && disk.users.is_empty(), link, disk.labels.get(names::TOKEN))
+                {
                     left.push(restored(&link, token));
                 }
             }
@@ -196,7 +201,7 @@ fn restored(link: &Link, token: &str) -> RestoredVolume {
         (DEVICE_NAME.to_owned(), link.name.clone()),
     ]
     .into();
-    RestoredVolume { id: link.to_string(), attributes, ..RestoredVolume::default() }
+    RestoredVolume { id: link.name.clone(), attributes, ..RestoredVolume::default() }
 }
 
 /// A device name that the instance has not, as near to the wanted one as possible.

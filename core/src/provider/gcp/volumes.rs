@@ -110,9 +110,10 @@ impl Gcp {
             found.into_iter().filter_map(|disk| Some((by_id(&disk)?, disk))).collect();
         let details = try_join_all(found.iter().map(|(disk, _)| self.disk(&disk.link))).await?;
         let groups = self.consistency_groups(&details).await;
-        let volumes = found.iter().zip(&details).map(|((disk, on_host), details)| {
-            on_host.volume(super::METHOD, self.attributes(disk, details, &groups))
-        });
+        let volumes = found
+            .iter()
+            .zip(&details)
+            .map(|((disk, on_host), details)| on_host.volume(super::METHOD, self.attributes(disk, details, &groups)));
         volumes.collect()
     }
 
@@ -134,7 +135,8 @@ impl Gcp {
         let on_host = self.on_host(&disks)?;
         let made_of = |ticket: &Ticket| {
             let wanted = Link::parse(&ticket.snapshot)?;
-            let is_of = |details: &&Disk| details.source_snapshot.as_deref().and_then(Link::parse).as_ref() == Some(&wanted);
+            let is_of =
+                |details: &&Disk| details.source_snapshot.as_deref().and_then(Link::parse).as_ref() == Some(&wanted);
             let at = details.iter().position(|details| is_of(&details))?;
             let attributes = self.attributes(&disks[at], &details[at], &BTreeSet::new());
             let disk = on_host.all().get(at)?;
@@ -153,7 +155,12 @@ impl Gcp {
     }
 
     /// The attached disks of these names, each once, in their order.
-    async fn named<'a>(&self, instance: &Instance, disks: &'a [Attached], names: &[String]) -> Result<Vec<&'a Attached>> {
+    async fn named<'a>(
+        &self,
+        instance: &Instance,
+        disks: &'a [Attached],
+        names: &[String],
+    ) -> Result<Vec<&'a Attached>> {
         let mut wanted: Vec<&Attached> = Vec::new();
         let (mut unknown, mut elsewhere, mut ambiguous) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
@@ -171,7 +178,9 @@ impl Gcp {
             }
         }
         let mut problems = Vec::new();
-        for (what, which) in [("no such disk", &unknown), ("not attached to this instance", &elsewhere), ("ambiguous", &ambiguous)] {
+        for (what, which) in
+            [("no such disk", &unknown), ("not attached to this instance", &elsewhere), ("ambiguous", &ambiguous)]
+        {
             if !which.is_empty() {
                 problems.push(format!("{what}: {}", which.join(", ")));
             }
@@ -185,8 +194,11 @@ impl Gcp {
             true => Ok(wanted),
             false => {
                 let attached: Vec<String> = disks.iter().map(|disk| id(disks, disk)).collect();
-                Err(Error::new(kind, problems.join("; "))
-                    .with_hint(format!("instance {} has {}", instance.name, attached.join(", "))))
+                Err(Error::new(kind, problems.join("; ")).with_hint(format!(
+                    "instance {} has {}",
+                    instance.name,
+                    attached.join(", ")
+                )))
             }
         }
     }
@@ -238,7 +250,9 @@ impl Gcp {
     async fn consistency_groups(&self, disks: &[Disk]) -> BTreeSet<String> {
         let policies: BTreeSet<&String> = disks.iter().flat_map(|disk| &disk.resource_policies).collect();
         let looked = try_join_all(policies.into_iter().map(async |url| {
-            let Some(Link { project, scope: Scope::Region(region), name, .. }) = Link::parse(url) else { return Ok(None) };
+            let Some(Link { project, scope: Scope::Region(region), name, .. }) = Link::parse(url) else {
+                return Ok(None);
+            };
             let client = self.clients.resource_policies().await?;
             let asked = client.get().set_project(&project).set_region(region).set_resource_policy(name).send().await;
             let policy = asked.map_err(failed("look at a resource policy", Call::Read))?;
@@ -256,7 +270,8 @@ impl Gcp {
     /// What a later process has to know about a disk.
     fn attributes(&self, disk: &Attached, details: &Disk, groups: &BTreeSet<String>) -> BTreeMap<String, String> {
         let options = &self.options;
-        let kms_key = details.disk_encryption_key.as_ref().and_then(|key| key.kms_key_name.as_deref()).map(without_version);
+        let kms_key =
+            details.disk_encryption_key.as_ref().and_then(|key| key.kms_key_name.as_deref()).map(without_version);
         let own_key = details.disk_encryption_key.is_some() && kms_key.is_none();
         let mut mine = details.resource_policies.iter().filter(|url| groups.contains(*url));
         let group = match (mine.next(), mine.next()) {
@@ -306,7 +321,8 @@ mod tests {
     #[test]
     fn a_name_never_means_a_disk_that_only_ends_like_it() {
         let disks = disks();
-        let names = |name: &str| matching(&disks, name).iter().map(|disk| disk.device_name.as_str()).collect::<Vec<_>>();
+        let names =
+            |name: &str| matching(&disks, name).iter().map(|disk| disk.device_name.as_str()).collect::<Vec<_>>();
         assert_eq!(names("data"), ["other"]);
         assert_eq!(names("my-data"), ["my-data"]);
         assert_eq!(names("ata"), [""; 0]);
@@ -327,12 +343,16 @@ mod tests {
     fn a_local_ssd_is_no_disk_to_snapshot() {
         let local = AttachedDisk::new().set_type(Type::Scratch).set_device_name("local-ssd-0");
         assert_eq!(attached(&local), None);
-        let disk = AttachedDisk::new().set_source("https://x/compute/v1/projects/p/zones/z/disks/d").set_device_name("n");
+        let disk =
+            AttachedDisk::new().set_source("https://x/compute/v1/projects/p/zones/z/disks/d").set_device_name("n");
         assert_eq!(attached(&disk).map(|disk| disk.device_name).as_deref(), Some("n"));
     }
 
     #[test]
     fn a_key_is_noted_without_its_version() {
-        assert_eq!(without_version("projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/3"), "projects/p/locations/l/keyRings/r/cryptoKeys/k");
+        assert_eq!(
+            without_version("projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/3"),
+            "projects/p/locations/l/keyRings/r/cryptoKeys/k"
+        );
     }
 }

@@ -40,6 +40,8 @@ pub struct Devices {
 struct Made {
     volumes: Vec<RestoredVolume>,
     devices: Devices,
+    /// There may be volumes that nobody could look for.
+    unknown: bool,
 }
 
 /// Carries out `plan`, as [`provision`](super::super::provision()) does.
@@ -50,7 +52,7 @@ pub(in crate::restore) async fn provision(
 ) -> Result<Restored> {
     let started = tools.clock.monotonic();
     let nothing = Devices { instance: devices.instance.clone(), mounts: Vec::new(), directories: Vec::new() };
-    let mut made = Made { volumes: Vec::new(), devices: nothing };
+    let mut made = Made { volumes: Vec::new(), devices: nothing, unknown: false };
     match carry_out(plan, devices, tools, &mut made).await {
         Ok(prepared) => Ok(Restored {
             target: plan.target.clone(),
@@ -128,7 +130,13 @@ async fn create(plan: &RestorePlan, devices: &DevicePlan, tools: Tools<'_>, made
     }
     let Some(error) = failed else { return Ok(()) };
     if lost {
-        made.volumes.extend(find_lost(plan, devices, tools, &made.volumes).await);
+        match find_lost(plan, devices, tools, &made.volumes).await {
+            Ok(found) => made.volumes.extend(found),
+            Err(failure) => {
+                tracing::warn!(token = %plan.token, error = failure.chain(), "cannot look for volumes without a reply");
+                made.unknown = true;
+            }
+        }
     }
     Err(error)
 }
@@ -139,19 +147,11 @@ async fn find_lost(
     devices: &DevicePlan,
     tools: Tools<'_>,
     known: &[RestoredVolume],
-) -> Vec<RestoredVolume> {
-    match tools.provider.list_volumes(&devices.mark).await {
-        Ok(found) => {
-            let ours = |volume: &RestoredVolume| {
-                volume.carries(&plan.token) && !known.iter().any(|known| known.id == volume.id)
-            };
-            found.into_iter().filter(ours).collect()
-        }
-        Err(error) => {
-            tracing::warn!(token = %plan.token, error = error.chain(), "cannot look for volumes whose making got no reply");
-            Vec::new()
-        }
-    }
+) -> Result<Vec<RestoredVolume>> {
+    let found = tools.provider.list_volumes(&devices.mark).await?;
+    let ours =
+        |volume: &RestoredVolume| volume.carries(&plan.token) && !known.iter().any(|known| known.id == volume.id);
+    Ok(found.into_iter().filter(ours).collect())
 }
 
 /// One after the other: each takes the next free name or number on the instance, and clouds refuse, or mix up, two at once.
@@ -220,7 +220,10 @@ async fn undo(error: Error, plan: &RestorePlan, devices: &DevicePlan, made: &Mad
     if devices.mounts.is_empty() {
         return error.with_context("left", "the volumes are mounted; if files were changed already, make them anew");
     }
-    let left = take_back(&made.volumes, &made.devices, &plan.token, tools).await;
+    let mut left = take_back(&made.volumes, &made.devices, &plan.token, tools).await;
+    if made.unknown {
+        left.push(format!("perhaps volumes with the token {}, whose making got no reply", plan.token));
+    }
     if left.is_empty() {
         return error.with_context("undone", "everything that the restore had made was removed again");
     }
