@@ -35,7 +35,6 @@ say "fakes of the clouds"
 
 if [ -e examples/c/Makefile ]; then
     say "C example"
-    cargo build --quiet -p barman-snap-ffi
     make --no-print-directory -C examples/c test LIBDIR="$(target_dir)/debug"
 fi
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{Ran, as_server_user, attempt};
+use crate::command::{Ran, as_server_user, as_this_user, attempt};
 use crate::pg::Cluster;
 use crate::scratch::Scratch;
 use crate::skip::{Missing, Need};
@@ -55,10 +55,20 @@ impl BarmanSnap {
 
     /// A command, run as the server user with a clean environment.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let bin = self.path.parent().unwrap_or(Path::new("/"));
-        let mut command = as_server_user(&self.path, bin);
+        let mut command = as_server_user(&self.path, self.bin());
         command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Like [`command`](Self::command), but as the user of the tests, who may mount when that is root.
+    pub fn command_that_mounts<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = as_this_user(&self.path, self.bin());
+        command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn bin(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
     }
 
     /// Runs it to its end, whatever that is.

@@ -69,6 +69,15 @@ pub fn run(command: &mut Command) -> Ran {
 
 /// A command that runs as the server user, in `/`, with a clean environment and `bin` first in its path.
 pub fn as_server_user(program: &Path, bin: &Path) -> Command {
+    let mut command = as_this_user(program, bin);
+    if let Some(user) = user::server_user() {
+        user.runs(&mut command);
+    }
+    command
+}
+
+/// Like [`as_server_user`], but as the user that the tests run as. What mounts has to be root.
+pub fn as_this_user(program: &Path, bin: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -81,9 +90,6 @@ pub fn as_server_user(program: &Path, bin: &Path) -> Command {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
-    }
-    if let Some(user) = user::server_user() {
-        user.runs(&mut command);
     }
     command
 }

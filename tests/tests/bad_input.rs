@@ -104,7 +104,7 @@ fn disks_that_do_not_hold_the_cluster() {
     refused_backup(&site, &["--snapshot-disk", &hot], 1, &[&data, "--snapshot-disk"]);
     let three = ["--snapshot-disk", &hot, "--snapshot-disk", &main, "--snapshot-disk", &wal];
     refused_backup(&site, &three, 1, &["cold", "--snapshot-disk"]);
-    refused_backup(&site, &["--snapshot-provider", "aws"], 1, &["aws"]);
+    refused_backup(&site, &["--snapshot-provider", "aws"], 1, &["EC2", "--snapshot-instance"]);
     refused_backup(&site, &["--snapshot-method", "zfs"], 1, &["zfs"]);
 }
 

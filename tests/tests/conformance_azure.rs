@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +22,8 @@ use barman_snap::id::{IdSource, SystemIds, Token};
 use barman_snap::provider::azure::AzureProvider;
 use barman_snap::provider::options::AzureOptions;
 use barman_snap::provider::{
-    CreateRequest, CreateVolumeRequest, Instance, SnapshotProvider, SnapshotState, Ticket, Volume, VolumeSelection,
-    VolumeSnapshot,
+    CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotState, Ticket, Volume,
+    VolumeSelection, VolumeSnapshot,
 };
 use barman_snap_tests::cloud::{Api, Cloud, CloudSet, Fault, GuestFs, Mounted};
 use barman_snap_tests::scratch::Scratch;
@@ -99,6 +99,8 @@ struct Azure {
     provider: AzureProvider,
     api: Api,
     place: PathBuf,
+    /// What `open` has mounted, by the id of the disk.
+    opened: Mutex<BTreeMap<String, Mounted>>,
 }
 
 fn provider() -> AzureProvider {
@@ -123,7 +125,8 @@ impl Azure {
 
     fn with(provider: AzureProvider) -> Self {
         let endpoint = std::env::var(ENDPOINT).unwrap();
-        Self { provider, api: Api::at(Cloud::Azure, &endpoint), place: PathBuf::from(std::env::var_os(PLACE).unwrap()) }
+        let place = PathBuf::from(std::env::var_os(PLACE).unwrap());
+        Self { provider, api: Api::at(Cloud::Azure, &endpoint), place, opened: Mutex::default() }
     }
 
     async fn volume(&self, name: &str) -> (Instance, Volume) {
@@ -179,6 +182,17 @@ impl Fixture for Azure {
         std::fs::write(&path, bytes).unwrap();
         // A disk knows only what was flushed.
         rustix::fs::syncfs(File::open(&path).unwrap()).unwrap();
+    }
+
+    async fn open(&self, volume: &RestoredVolume) -> Option<PathBuf> {
+        let mounted = Mounted::new(GuestFs::Ext4, &device(&volume.hints), &self.scratch());
+        let point = mounted.point().to_owned();
+        self.opened.lock().unwrap().insert(volume.id.clone(), mounted);
+        Some(point)
+    }
+
+    async fn close(&self, volume: &RestoredVolume) {
+        drop(self.opened.lock().unwrap().remove(&volume.id));
     }
 
     fn scratch(&self) -> PathBuf {
@@ -255,7 +269,7 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(azure: &Azure) {
         for _ in 0..2 {
             azure.provider.detach(&attached, instance).await.unwrap();
         }
-        let forged = barman_snap::provider::RestoredVolume { attributes: BTreeMap::new(), ..made.clone() };
+        let forged = RestoredVolume { attributes: BTreeMap::new(), ..made.clone() };
         assert_eq!(azure.provider.delete_volume(&forged).await.unwrap_err().kind(), ErrorKind::Conflict);
         for _ in 0..2 {
             azure.provider.delete_volume(&made).await.unwrap();

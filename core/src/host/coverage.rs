@@ -316,10 +316,10 @@ mod tests {
         let coverage = cover(&places(&["/srv/pg/17"]), &volumes, &mounts);
         assert!(coverage.unused.is_empty());
         assert_eq!(coverage.placed[0].volume, 0);
-        let error = cover(&places(&["/srv/pg/17", "/home/wal"]), &volumes, &mounts).require().unwrap_err();
+        let error = cover(&places(&["/srv/pg/17", "/mnt/wal"]), &volumes, &mounts).require().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "not on any of the volumes to be snapshotted: WAL directory /home/wal (name the disk that holds it (on this \
+            "not on any of the volumes to be snapshotted: WAL directory /mnt/wal (name the disk that holds it (on this \
              host: /dev/xvda1 mounted on /), or leave out --snapshot-disk to have the disks found)"
         );
     }

@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use serde::Deserialize;
 
 pub use self::control::{Api, Attached, Call, Fault, Thing, World};
-pub use self::site::{CloudSite, DATA_DISK, GuestFs, INSTANCE, Mounted, Plan, TS_DISK};
+pub use self::site::{CloudSite, DATA_DISK, GuestFs, INSTANCE, Mounted, Plan, TABLESPACE, TS_DISK, parsed};
 use crate::checkout;
 use crate::fs::Kind;
 use crate::scratch::Scratch;

@@ -24,7 +24,11 @@ pub const DATA_DISK: &str = "pg-data";
 /// The name of the disk with the tablespace.
 pub const TS_DISK: &str = "pg-ts";
 
-const TABLESPACE: &str = "ts";
+/// The name of the tablespace.
+pub const TABLESPACE: &str = "ts";
+
+/// The directory of the data on its disk, and of the tablespace on the other.
+const PLACES: [&str; 2] = ["data", "ts"];
 
 /// A file system on a disk of a cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +102,7 @@ pub struct Plan {
     size_gib: u32,
     archiving: bool,
     instance: Value,
+    disks: Value,
     devices: [Value; 2],
     settings: Vec<(String, String)>,
 }
@@ -127,6 +132,12 @@ impl Plan {
         self
     }
 
+    /// What only one cloud knows of a disk, for both: `json!({"consistency_group": "pg"})`.
+    pub fn disks(mut self, more: Value) -> Self {
+        self.disks = more;
+        self
+    }
+
     /// With the disks attached under these names, instead of free ones. Stock Barman finds a disk on Xen only when the API
     /// calls it as the kernel does: `/dev/xvdf`.
     pub fn attached_as(mut self, data: impl Into<Value>, ts: impl Into<Value>) -> Self {
@@ -148,7 +159,7 @@ impl Plan {
         let place = Scratch::new();
         api.create_instance(INSTANCE, &self.instance);
         let disk = |name: &str, device: &Value| {
-            api.create_disk(name, self.size_gib, &json!({}));
+            api.create_disk(name, self.size_gib, &self.disks);
             let device = api.attach_as(INSTANCE, name, device).paths.swap_remove(0);
             self.fs.make(&device);
             Mounted::new(self.fs, &device, &place.path().join(name))
@@ -158,8 +169,8 @@ impl Plan {
             user::give(mounted.point());
         }
         let mut builder = Cluster::builder(&self.installation)
-            .data(mounts[0].point().join("data"))
-            .tablespace(TABLESPACE, mounts[1].point().join("ts"))
+            .data(mounts[0].point().join(PLACES[0]))
+            .tablespace(TABLESPACE, mounts[1].point().join(PLACES[1]))
             .env(api.env().to_vec());
         if self.archiving {
             let command = format!("{} wal-archive {} {SERVER} %p", snap.path().display(), api.catalog());
@@ -207,6 +218,7 @@ impl CloudSite {
             size_gib: 4,
             archiving: true,
             instance: json!({}),
+            disks: json!({}),
             devices: [Value::Null, Value::Null],
             settings: Vec::new(),
         }
@@ -222,15 +234,96 @@ impl CloudSite {
         &self.set
     }
 
-    /// Runs a command of ours on the catalog to its end, whatever that is: `COMMAND URL SERVER REST…`.
+    /// The options by which our program finds the cloud, beside the environment.
+    pub fn options(&self) -> Vec<String> {
+        let api = self.api.endpoint();
+        let options = match self.api.cloud() {
+            Cloud::Aws => vec!["aws"],
+            Cloud::Gcp => vec!["gcp", "--gcp-project", "proj-1", "--gcp-zone", "europe-west1-b"],
+            Cloud::Azure => {
+                let subscription = "00000000-1111-2222-3333-444444444444";
+                let scope = ["--azure-subscription-id", subscription, "--azure-resource-group", "rg1"];
+                [["azure", "--azure-endpoint", api].as_slice(), &scope].concat()
+            }
+        };
+        std::iter::once("--snapshot-provider").chain(options).map(str::to_owned).collect()
+    }
+
+    /// The arguments `COMMAND URL SERVER REST…`.
+    pub fn args(&self, command: &str, rest: &[&str]) -> Vec<String> {
+        [command, self.api.catalog(), SERVER].iter().chain(rest).map(|&word| word.to_owned()).collect()
+    }
+
+    /// Those, and behind them what is needed to find the cloud.
+    pub fn cloud_args(&self, command: &str, rest: &[&str]) -> Vec<String> {
+        [self.args(command, rest), self.options()].concat()
+    }
+
+    /// Runs a command of ours on the catalog to its end, whatever that is.
     pub fn run(&self, command: &str, rest: &[&str]) -> Ran {
-        self.snap.run([command, self.api.catalog(), SERVER].iter().chain(rest))
+        self.snap.run(self.args(command, rest))
     }
 
     /// Runs a command that has to succeed.
     #[track_caller]
     pub fn ok(&self, command: &str, rest: &[&str]) -> Ran {
         self.run(command, rest).expect_success()
+    }
+
+    /// Like [`run`](Self::run), on the disks and snapshots of the cloud.
+    pub fn run_in_cloud(&self, command: &str, rest: &[&str]) -> Ran {
+        self.snap.run(self.cloud_args(command, rest))
+    }
+
+    /// Like [`ok`](Self::ok), on the disks and snapshots of the cloud.
+    #[track_caller]
+    pub fn ok_in_cloud(&self, command: &str, rest: &[&str]) -> Ran {
+        self.run_in_cloud(command, rest).expect_success()
+    }
+
+    /// Like [`ok_in_cloud`](Self::ok_in_cloud), by a user who may mount.
+    #[track_caller]
+    pub fn mounting(&self, command: &str, rest: &[&str]) -> Ran {
+        run(&mut self.snap.command_that_mounts(self.cloud_args(command, rest)))
+    }
+
+    /// Takes a backup of the machine with an immediate checkpoint; gives its id.
+    #[track_caller]
+    pub fn backup(&self, rest: &[&str]) -> String {
+        let instance = ["--immediate-checkpoint", "--snapshot-instance", INSTANCE];
+        self.ok_in_cloud("backup", &[&instance, rest].concat()).text().to_owned()
+    }
+
+    /// Runs a command with `--format json` that has to succeed, and reads its answer.
+    #[track_caller]
+    pub fn json(&self, command: &str, rest: &[&str]) -> Value {
+        parsed(&self.ok(command, &[rest, &["--format", "json"]].concat()))
+    }
+
+    /// Where the data directory and the tablespace are when their disks are mounted below `place`.
+    pub fn places(place: &Path) -> [PathBuf; 2] {
+        [place.join(DATA_DISK).join(PLACES[0]), place.join(TS_DISK).join(PLACES[1])]
+    }
+
+    /// The cluster of a restored directory, with what its restore_command needs. It archives nothing.
+    pub fn adopt(&self, target: &Path) -> Cluster {
+        let mut cluster = Cluster::adopt(self.cluster.installation(), target);
+        cluster.set_env(self.api.env().to_vec());
+        cluster
+    }
+
+    /// The names of the snapshots that there are, sorted.
+    pub fn snapshots(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.api.world().snapshots.into_iter().map(|snapshot| snapshot.name).collect();
+        names.sort();
+        names
+    }
+
+    /// The ids of the disks that there are, sorted.
+    pub fn disks(&self) -> Vec<String> {
+        let mut ids: Vec<_> = self.api.world().disks.into_iter().map(|disk| disk.id).collect();
+        ids.sort();
+        ids
     }
 
     /// The machine crashes and its disks are lost: the server is killed, what it had not flushed is gone, and so is every
@@ -249,4 +342,10 @@ impl CloudSite {
         let device = self.api.attach(INSTANCE, disk).paths.swap_remove(0);
         self.mounts.push(Mounted::new(self.fs, &device, &self.place.path().join(instead_of)));
     }
+}
+
+/// The JSON on the standard output.
+#[track_caller]
+pub fn parsed(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{}: {error}: {}", ran.line, ran.stdout))
 }

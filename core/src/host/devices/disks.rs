@@ -70,6 +70,20 @@ impl DiskOnHost {
         })
     }
 
+    /// Like [`volume`](Self::volume), but a disk of which nothing is mounted is a volume without file systems.
+    pub fn volume_or_idle(&self, method: &str, attributes: BTreeMap<String, String>) -> Volume {
+        self.volume(method, attributes.clone()).unwrap_or_else(|_| Volume {
+            id: self.id.clone(),
+            root: PathBuf::new(),
+            mount_point: PathBuf::new(),
+            mount_options: String::new(),
+            device: self.device.clone().unwrap_or_default(),
+            method: method.to_owned(),
+            attributes,
+            file_systems: Vec::new(),
+        })
+    }
+
     fn why_not_mounted(&self) -> String {
         let Some(device) = &self.device else {
             let tried: Vec<String> = self.hints.iter().map(ToString::to_string).collect();

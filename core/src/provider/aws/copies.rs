@@ -17,7 +17,7 @@ use super::client::{Ec2, once};
 use super::errors::code;
 use super::snapshots::{by_id, search, status, token_filter};
 use super::{AwsProvider, REGION, after, names};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::provider::{CreateRequest, SnapshotState, Ticket};
 
 /// The attribute of a ticket that tells its copies: `region=snapshot,region=snapshot`.
@@ -28,6 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(48 * 3600);
 
 /// How often the state of a copy is asked for at the least.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a copy that was started may not show.
+const SHOWS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often a copy is started whose outcome stays unknown.
+const ATTEMPTS: u32 = 3;
 
 /// For how long a signed source can be used; the copy begins at once.
 const SIGNED_FOR: Duration = Duration::from_secs(3600);
@@ -84,13 +90,7 @@ impl AwsProvider {
         key: Option<&str>,
     ) -> Result<String> {
         let there = self.clients.region(region);
-        let id = match self.existing_copy(&there, ticket).await? {
-            Some(id) => id,
-            None => {
-                let what = format!("copy snapshot {} to {region}", ticket.snapshot);
-                self.until(&what, PATIENCE, LONGEST_PAUSE, || self.start_copy(request, ticket, &there, key)).await?
-            }
-        };
+        let id = self.begun_copy(request, ticket, &there, key).await?;
         let what = format!("snapshot {id} in {region}, the copy of {}", ticket.snapshot);
         self.until(&what, PATIENCE, LONGEST_PAUSE, || async {
             match by_id(&there, &id).await?.as_ref().map(status).map(|status| status.state) {
@@ -104,6 +104,39 @@ impl AwsProvider {
         })
         .await?;
         Ok(id)
+    }
+
+    /// The id of the copy that is there, or that is started now. After an unknown outcome it looks for a while before it
+    /// starts another one.
+    async fn begun_copy(
+        &self,
+        request: &CreateRequest,
+        ticket: &Ticket,
+        there: &Ec2,
+        key: Option<&str>,
+    ) -> Result<String> {
+        let what = format!("copy snapshot {} to {}", ticket.snapshot, there.region);
+        let mut attempts = 0;
+        loop {
+            if let Some(id) = self.existing_copy(there, ticket).await? {
+                return Ok(id);
+            }
+            let started = || self.start_copy(request, ticket, there, key);
+            let error = match self.until(&what, PATIENCE, LONGEST_PAUSE, started).await {
+                Ok(id) => return Ok(id),
+                Err(error) => error,
+            };
+            attempts += 1;
+            if error.retry() != Retry::Unknown || attempts == ATTEMPTS {
+                return Err(error);
+            }
+            tracing::warn!(error = error.chain(), "a copy may have been started; looking for it");
+            let look = || self.existing_copy(there, ticket);
+            match self.until(&what, SHOWS_WITHIN, LONGEST_PAUSE, look).await {
+                Ok(id) => return Ok(id),
+                Err(none) => tracing::debug!(error = none.chain(), "it was not"),
+            }
+        }
     }
 
     /// The copy that an earlier attempt has made. What failed, and what is there twice, is deleted.

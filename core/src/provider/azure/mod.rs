@@ -46,8 +46,8 @@ use self::arm::Scope;
 use self::client::Clients;
 use super::options::{AzureOptions, ProviderOptions};
 use super::{
-    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, RestoredVolume, SnapshotProvider,
-    SnapshotStatus, Ticket, Volume, VolumeSelection,
+    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, Preflight, RestoredVolume,
+    SnapshotProvider, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
@@ -177,6 +177,10 @@ impl SnapshotProvider for AzureProvider {
         preflight::check_requests(self, requests).await
     }
 
+    async fn preflight(&self, instance: Option<&str>, selection: &VolumeSelection) -> Preflight {
+        volumes::look_before(self, instance, selection).await
+    }
+
     async fn preflight_requests(&self, requests: &[CreateRequest]) -> Findings {
         preflight::findings(self, requests).await
     }
@@ -232,6 +236,10 @@ impl SnapshotProvider for AzureProvider {
 
     async fn delete_volume(&self, volume: &RestoredVolume) -> Result<()> {
         volume::delete(self, volume).await
+    }
+
+    async fn attached_from(&self, instance: &Instance, tickets: &[Ticket]) -> Result<Vec<Option<Volume>>> {
+        volumes::made_of(self, instance, tickets).await
     }
 
     async fn list_volumes(&self, mark: &str) -> Result<Vec<RestoredVolume>> {

@@ -33,7 +33,6 @@ const ATTACH: &str = "Microsoft.Compute/virtualMachines/attachDetachDataDisks/ac
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The kind of disk where nothing says which: every size of machine takes it.
 const ANY_SKU: &str = "StandardSSD_LRS";
-const TOKEN: &str = "token";
 
 fn subject(id: &ResourceId) -> String {
     format!("disk {} in resource group {}", id.name, id.scope.group)
@@ -167,7 +166,7 @@ fn restored(id: &ResourceId, place: &str, token: &Token) -> RestoredVolume {
     let mut attributes = BTreeMap::new();
     id.scope.put(&mut attributes);
     attributes.insert(key::LOCATION.to_owned(), place.to_owned());
-    attributes.insert(TOKEN.to_owned(), token.to_string());
+    attributes.insert(RestoredVolume::TOKEN.to_owned(), token.to_string());
     RestoredVolume { id: id.to_string(), attributes, ..RestoredVolume::default() }
 }
 
@@ -274,7 +273,7 @@ pub(super) async fn delete(azure: &AzureProvider, volume: &RestoredVolume) -> Re
         || Error::new(ErrorKind::Conflict, format!("not made by this restore, so it is not deleted: {}", volume.id));
     let id = ResourceId::parse(&volume.id).ok_or_else(refuse)?;
     let Some(disk) = get_disk(azure, &id).await? else { return Ok(()) };
-    let token = volume.attributes.get(TOKEN).ok_or_else(refuse)?;
+    let token = volume.attributes.get(RestoredVolume::TOKEN).ok_or_else(refuse)?;
     let is_restored = names::read_tags(disk.resource.tags.as_ref()).contains_key(names::RESTORED);
     if !is_restored || token_of(&disk).as_ref() != Some(token) {
         return Err(refuse());
@@ -344,7 +343,7 @@ mod tests {
         };
         let found = left(&disk("m", names::RESTORED, None), &scope, "m").unwrap();
         assert!(found.id.ends_with("/disks/d"));
-        assert_eq!(found.attributes[TOKEN], Token::from_bits(7).to_string());
+        assert_eq!(found.attributes[RestoredVolume::TOKEN], Token::from_bits(7).to_string());
         assert!(left(&disk("m", names::RESTORED, Some("/vm")), &scope, "m").is_none());
         assert!(left(&disk("other", names::RESTORED, None), &scope, "m").is_none());
         assert!(left(&disk("m", "something", None), &scope, "m").is_none());

@@ -20,7 +20,8 @@ use super::errors::Call;
 use super::{AzureProvider, METHOD, instance};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::devices::{AttachedDisk, DeviceHint, Disks, HostDescription};
-use crate::provider::{Instance, Volume, VolumeSelection};
+use crate::provider::preflight::describe;
+use crate::provider::{Findings, Instance, Preflight, Ticket, Volume, VolumeSelection};
 
 pub(super) const READ_DISK: &str = "Microsoft.Compute/disks/read";
 
@@ -74,18 +75,7 @@ pub(super) async fn volumes(
         VolumeSelection::Named(names) => named(azure, instance, &attached, names).await?,
         VolumeSelection::Holding(_) => Vec::new(),
     };
-    let disks = {
-        let (attached, description) = (attached.clone(), azure.host_description.clone());
-        tokio::task::spawn_blocking(move || {
-            let host = match description {
-                Some(file) => HostDescription::from_file(&file)?,
-                None => HostDescription::here()?,
-            };
-            Disks::on(&host, &attached.iter().map(Attached::on_host).collect::<Vec<_>>())
-        })
-        .await
-        .map_err(|error| Error::internal("a thread of the provider stopped").with_source(error))??
-    };
+    let disks = on_host(azure, &attached).await?;
     let on_host = match selection {
         VolumeSelection::Named(_) => disks.named(&chosen)?,
         VolumeSelection::Holding(paths) => disks.holding(paths)?,
@@ -107,6 +97,88 @@ pub(super) async fn volumes(
         on_host.volume(METHOD, attributes(azure, instance, attached, &disk))
     }))
     .await
+}
+
+/// For each ticket the attached disk that was made of its snapshot, or of the copy of it.
+pub(super) async fn made_of(
+    azure: &AzureProvider,
+    instance: &Instance,
+    tickets: &[Ticket],
+) -> Result<Vec<Option<Volume>>> {
+    let attached = attached(&instance::get(azure, &instance::id(instance)?).await?);
+    let details = try_join_all(attached.iter().map(|attached| get_disk(azure, &attached.disk))).await?;
+    let disks = on_host(azure, &attached).await?;
+    let made_of = |ticket: &Ticket| {
+        let snapshots = [Some(&ticket.snapshot), ticket.attributes.get(key::COPY)];
+        let snapshots: Vec<ResourceId> =
+            snapshots.into_iter().flatten().filter_map(|id| ResourceId::parse(id)).collect();
+        let is_of = |disk: &Option<models::Disk>| {
+            let source = disk.as_ref().and_then(source_of);
+            source.is_some_and(|source| snapshots.iter().any(|snapshot| snapshot.same(&source)))
+        };
+        let at = details.iter().position(is_of)?;
+        let attributes = attributes(azure, instance, &attached[at], details[at].as_ref()?);
+        let disk = disks.all().iter().find(|disk| disk.id == attached[at].id)?;
+        // Called as `create_volume` calls it.
+        Some(Volume { id: attached[at].disk.to_string(), ..disk.volume_or_idle(METHOD, attributes) })
+    };
+    Ok(tickets.iter().map(made_of).collect())
+}
+
+/// What a disk was made of.
+fn source_of(disk: &models::Disk) -> Option<ResourceId> {
+    ResourceId::parse(disk.properties.as_ref()?.creation_data.source_resource_id.as_ref()?)
+}
+
+/// What this host, or the described one, makes of the disks.
+async fn on_host(azure: &AzureProvider, attached: &[Attached]) -> Result<Disks> {
+    let asked: Vec<AttachedDisk> = attached.iter().map(Attached::on_host).collect();
+    let description = azure.host_description.clone();
+    tokio::task::spawn_blocking(move || {
+        let host = match description {
+            Some(file) => HostDescription::from_file(&file)?,
+            None => HostDescription::here()?,
+        };
+        Disks::on(&host, &asked)
+    })
+    .await
+    .map_err(|error| Error::internal("a thread of the provider stopped").with_source(error))?
+}
+
+/// For `check`: instance and volumes, line by line.
+pub(super) async fn look_before(azure: &AzureProvider, name: Option<&str>, selection: &VolumeSelection) -> Preflight {
+    let mut findings = Findings::default();
+    let found = instance::find(azure, name).await;
+    let instance = findings.take("instance", found, |instance| instance.name.clone());
+    let volumes = match &instance {
+        Some(instance) => look_at_volumes(azure, &mut findings, instance, selection).await,
+        None => None,
+    };
+    Preflight { findings, instance, volumes }
+}
+
+async fn look_at_volumes(
+    azure: &AzureProvider,
+    findings: &mut Findings,
+    instance: &Instance,
+    selection: &VolumeSelection,
+) -> Option<Vec<Volume>> {
+    if let VolumeSelection::Named(names) = selection {
+        let looked = async {
+            let attached = attached(&instance::get(azure, &instance::id(instance)?).await?);
+            let ids = named(azure, instance, &attached, names).await?;
+            Ok((on_host(azure, &attached).await?, ids))
+        };
+        let (disks, ids) = findings.take("disks attached", looked.await, |(_, ids)| ids.join(", "))?;
+        findings.extend(disks.findings(&ids));
+        if !findings.is_ok() {
+            return None;
+        }
+    }
+    match volumes(azure, instance, selection).await {
+        Ok(volumes) if matches!(selection, VolumeSelection::Named(_)) => Some(volumes),
+        found => findings.take("disks that hold the cluster", found, |volumes| describe(volumes)),
+    }
 }
 
 fn os_disk(names: &[&str]) -> Error {

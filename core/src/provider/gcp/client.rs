@@ -4,16 +4,20 @@
 //!   application-default login`, the metadata server (`GCE_METADATA_HOST` is honoured). One token serves all clients.
 //! * The endpoint is the option, or what gcloud takes it from: `CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE`, which is with
 //!   the version of the API at its end.
-//! * Every attempt ends after [`ATTEMPT`]. Reads are repeated by the SDK as it does by default; calls that create something
-//!   are sent once ([`once`]), because a second one could make a second thing.
+//! * Every attempt ends after [`ATTEMPT`]. Reads are repeated by the SDK as it does by default, and also when there were too
+//!   many requests ([`Reads`]); calls that create something are sent once ([`once`]), because a second one could make a
+//!   second thing.
 
 use std::time::Duration;
 
 use google_cloud_auth::credentials::{Builder as DefaultCredentials, Credentials, anonymous};
 use google_cloud_compute_v1::client;
 use google_cloud_gax::client_builder::ClientBuilder;
+use google_cloud_gax::error::Error as SdkError;
 use google_cloud_gax::options::RequestOptionsBuilder;
-use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_gax::retry_policy::{Aip194Strict, NeverRetry, RetryPolicy, RetryPolicyExt};
+use google_cloud_gax::retry_result::RetryResult;
+use google_cloud_gax::retry_state::RetryState;
 use tokio::sync::OnceCell;
 
 use super::errors;
@@ -22,6 +26,24 @@ use crate::provider::options::GcpOptions;
 
 /// How long one attempt of a call may take, connecting included.
 const ATTEMPT: Duration = Duration::from_secs(30);
+
+/// How often and how long a read is repeated, as the SDK does by default.
+const ATTEMPTS: u32 = 10;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the SDK repeats by itself, and reads that came too fast: Compute Engine says so with 403 as often as with 429, which
+/// the SDK does not know.
+#[derive(Clone, Debug)]
+struct Reads;
+
+impl RetryPolicy for Reads {
+    fn on_error(&self, state: &RetryState, error: SdkError) -> RetryResult {
+        match state.idempotent && errors::is_throttled(&error) {
+            true => RetryResult::Continue(error),
+            false => Aip194Strict.on_error(state, error),
+        }
+    }
+}
 
 /// Which credentials and endpoint.
 #[derive(Debug)]
@@ -34,7 +56,9 @@ struct Access {
 impl Access {
     async fn configure<F>(&self, builder: ClientBuilder<F, Credentials>) -> Result<ClientBuilder<F, Credentials>> {
         let credentials = self.credentials.get_or_try_init(|| async { self.load() }).await?;
-        let builder = builder.with_credentials(credentials.clone()).with_attempt_timeout(ATTEMPT);
+        let reads = Reads.with_attempt_limit(ATTEMPTS).with_time_limit(PATIENCE);
+        let builder =
+            builder.with_credentials(credentials.clone()).with_attempt_timeout(ATTEMPT).with_retry_policy(reads);
         Ok(match &self.endpoint {
             Some(endpoint) => builder.with_endpoint(endpoint.clone()),
             None => builder,

@@ -80,6 +80,15 @@ fn from_sdk(what: &str, call: Call, error: SdkError) -> Error {
     unreachable(lost).with_source(error)
 }
 
+/// Whether there were too many requests, and the same one may succeed soon.
+pub(super) fn is_throttled(error: &SdkError) -> bool {
+    let facts = error.http_status_code().map(|status| facts(status, error));
+    facts.is_some_and(|facts| match facts.says(&["operationrateexceeded", "resourceoperationrateexceeded"]) {
+        true => false,
+        false => facts.status == 429 || facts.says(&["ratelimitexceeded", "userratelimitexceeded"]),
+    })
+}
+
 fn facts(status: u16, error: &SdkError) -> Facts {
     let mut facts = Facts { status, ..Facts::default() };
     if let Some(rpc) = error.status() {
@@ -243,6 +252,14 @@ mod tests {
             judged(429, "operationRateExceeded", "Too frequent operations from the source resource.", Call::Write);
         assert_eq!(often.retry(), Retry::After(DISK_BUSY));
         assert!(often.hint().unwrap().contains("six times an hour"), "{often}");
+    }
+
+    #[test]
+    fn a_read_that_was_throttled_is_known() {
+        let throttled = |status, reason| is_throttled(&reply(status, &body(status, reason, "x"), &[]));
+        assert!(throttled(403, "rateLimitExceeded") && throttled(429, "rateLimitExceeded"));
+        assert!(!throttled(403, "forbidden") && !throttled(403, "quotaExceeded"));
+        assert!(!throttled(429, "operationRateExceeded"), "that takes too long to wait for");
     }
 
     #[test]

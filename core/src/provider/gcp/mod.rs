@@ -39,7 +39,7 @@ use async_trait::async_trait;
 
 use self::client::Clients;
 use self::snapshots::Origin;
-use super::preflight::Findings;
+use super::preflight::{Findings, Preflight};
 use super::{
     AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider,
     SnapshotStatus, Ticket, Volume, VolumeSelection,
@@ -114,6 +114,10 @@ impl SnapshotProvider for Gcp {
 
     async fn volumes(&self, instance: &Instance, selection: &VolumeSelection) -> Result<Vec<Volume>> {
         self.find_volumes(instance, selection).await
+    }
+
+    async fn preflight(&self, instance: Option<&str>, selection: &VolumeSelection) -> Preflight {
+        self.look_before(instance, selection).await
     }
 
     async fn preflight_requests(&self, requests: &[CreateRequest]) -> Findings {

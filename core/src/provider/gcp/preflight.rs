@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta};
 use futures::future::try_join_all;
 use google_cloud_compute_v1::model::TestPermissionsRequest;
 use google_cloud_compute_v1::model::quota::Metric;
+use google_cloud_gax::options::RequestOptionsBuilder;
 
 use super::Gcp;
 use super::errors::{Call, failed};
@@ -101,12 +102,12 @@ impl Gcp {
             Scope::Region(region) => {
                 let client = self.clients.region_disks().await?;
                 let call = client.test_iam_permissions().set_project(&disk.project).set_region(region);
-                call.set_resource(&disk.name).set_body(body).send().await
+                call.set_resource(&disk.name).set_body(body).with_idempotency(true).send().await
             }
             Scope::Zone(zone) => {
                 let client = self.clients.disks().await?;
                 let call = client.test_iam_permissions().set_project(&disk.project).set_zone(zone);
-                call.set_resource(&disk.name).set_body(body).send().await
+                call.set_resource(&disk.name).set_body(body).with_idempotency(true).send().await
             }
             Scope::Global => return Ok(false),
         };

@@ -19,7 +19,8 @@ use super::instance::place;
 use super::link::{Link, Scope, last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::devices::{AttachedDisk as Asked, DeviceHint, DiskOnHost, Disks, HostDescription};
-use crate::provider::{Instance, Ticket, Volume, VolumeSelection};
+use crate::provider::preflight::describe;
+use crate::provider::{Findings, Instance, Preflight, SnapshotProvider, Ticket, Volume, VolumeSelection};
 
 /// Attributes of a volume, kept in tickets too where they matter there.
 pub(super) mod attribute {
@@ -93,8 +94,7 @@ fn id(disks: &[Attached], disk: &Attached) -> String {
 impl Gcp {
     /// The volumes of an instance that are meant.
     pub(super) async fn find_volumes(&self, instance: &Instance, selection: &VolumeSelection) -> Result<Vec<Volume>> {
-        let machine = self.machine(instance).await?;
-        let disks: Vec<Attached> = machine.disks.iter().filter_map(attached).collect();
+        let disks = self.attached(instance).await?;
         let wanted: Vec<&Attached> = match selection {
             VolumeSelection::Named(names) => self.named(instance, &disks, names).await?,
             VolumeSelection::Holding(_) => disks.iter().collect(),
@@ -117,6 +117,48 @@ impl Gcp {
         volumes.collect()
     }
 
+    /// For `check`: instance and volumes, line by line.
+    pub(super) async fn look_before(&self, name: Option<&str>, selection: &VolumeSelection) -> Preflight {
+        let mut findings = Findings::default();
+        let found = self.instance(name).await;
+        let instance = findings.take("instance", found, |instance| instance.name.clone());
+        let volumes = match &instance {
+            Some(instance) => self.look_at_volumes(&mut findings, instance, selection).await,
+            None => None,
+        };
+        Preflight { findings, instance, volumes }
+    }
+
+    async fn look_at_volumes(
+        &self,
+        findings: &mut Findings,
+        instance: &Instance,
+        selection: &VolumeSelection,
+    ) -> Option<Vec<Volume>> {
+        if let VolumeSelection::Named(names) = selection {
+            let looked = async {
+                let disks = self.attached(instance).await?;
+                let wanted = self.named(instance, &disks, names).await?;
+                let ids: Vec<String> = wanted.iter().map(|disk| id(&disks, disk)).collect();
+                Ok((self.on_host(&disks)?, ids))
+            };
+            let (disks, ids) = findings.take("disks attached", looked.await, |(_, ids)| ids.join(", "))?;
+            findings.extend(disks.findings(&ids));
+            if !findings.is_ok() {
+                return None;
+            }
+        }
+        match self.find_volumes(instance, selection).await {
+            Ok(volumes) if matches!(selection, VolumeSelection::Named(_)) => Some(volumes),
+            found => findings.take("disks that hold the cluster", found, |volumes| describe(volumes)),
+        }
+    }
+
+    /// The disks of an instance.
+    async fn attached(&self, instance: &Instance) -> Result<Vec<Attached>> {
+        Ok(self.machine(instance).await?.disks.iter().filter_map(attached).collect())
+    }
+
     /// What this host, or the described one, makes of the disks.
     fn on_host(&self, disks: &[Attached]) -> Result<Disks> {
         let host = HostDescription::of(self.host_description.as_deref())?;
@@ -129,8 +171,7 @@ impl Gcp {
 
     /// For each ticket the attached disk that was made of its snapshot.
     pub(super) async fn made_of(&self, instance: &Instance, tickets: &[Ticket]) -> Result<Vec<Option<Volume>>> {
-        let machine = self.machine(instance).await?;
-        let disks: Vec<Attached> = machine.disks.iter().filter_map(attached).collect();
+        let disks = self.attached(instance).await?;
         let details = try_join_all(disks.iter().map(|disk| self.disk(&disk.link))).await?;
         let on_host = self.on_host(&disks)?;
         let made_of = |ticket: &Ticket| {
@@ -140,16 +181,7 @@ impl Gcp {
             let at = details.iter().position(|details| is_of(&details))?;
             let attributes = self.attributes(&disks[at], &details[at], &BTreeSet::new());
             let disk = on_host.all().get(at)?;
-            Some(disk.volume(super::METHOD, attributes.clone()).unwrap_or_else(|_| Volume {
-                id: disk.id.clone(),
-                root: Default::default(),
-                mount_point: Default::default(),
-                mount_options: String::new(),
-                device: disk.device.clone().unwrap_or_default(),
-                method: super::METHOD.to_owned(),
-                attributes,
-                file_systems: Vec::new(),
-            }))
+            Some(disk.volume_or_idle(super::METHOD, attributes))
         };
         Ok(tickets.iter().map(made_of).collect())
     }

@@ -1,17 +1,19 @@
 //! `make bench`: how long backups, restores and WAL archiving take, each beside a peer that does the same work on the same
 //! machine, the same data and the same file system, in turns.
 //!
-//! The peers: `pg_basebackup` for backups, `cp -a` for restores, `barman-cloud-wal-archive` and `cp` for WAL. What counts
+//! The peers: `pg_basebackup` for backups, `barman-cloud-backup` for those on clouds, `cp -a` for restores,
+//! `barman-cloud-wal-archive` and `cp` for WAL. What counts
 //! is the ratio to the peer; the absolute numbers belong to the machine. It measures only: it decides nothing and fails
 //! only when something cannot be done at all. What has been measured last is in `docs/benchmarks.md`.
 //!
 //! ```text
-//! bench [2G|10G|<pgbench scale>] [--runs N] [--only btrfs,xfs,ext4,wal] [--json FILE]
+//! bench [2G|10G|<pgbench scale>] [--runs N] [--only btrfs,xfs,ext4,clouds,wal] [--json FILE]
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table goes to stdout, progress to stderr")]
 
 mod archive;
 mod backups;
+mod clouds;
 mod cluster;
 mod measure;
 mod report;
@@ -91,6 +93,10 @@ fn run(options: &Options) -> Result<Report, Missing> {
             Ok(()) => backups::measure(&mut report, &postgres, &program, kind, options.scale, options.runs),
             Err(missing) => eprintln!("skipped: needs {}: {}", missing.need, missing.reason),
         }
+        save(options, &report);
+    }
+    if options.wants("clouds") {
+        clouds::measure(&mut report, &postgres, options.runs);
         save(options, &report);
     }
     if options.wants("wal") {
