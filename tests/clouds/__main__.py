@@ -28,9 +28,7 @@ def main() -> int:
     up.add_argument("--clouds", required=True, help="names, separated by commas: aws,gcp,azure")
     up.add_argument("--root", required=True, type=Path, help="a directory for this set alone; it is removed at the end")
     up.add_argument("--json", action="store_true", help="print one line of JSON when all of them are ready")
-    up.add_argument("--port", action="append", default=[], metavar="CLOUD=PORT", help="the port of a main API")
-    up.add_argument("--host", action="append", default=[], metavar="CLOUD=ADDRESS", help="the address it listens on")
-    up.add_argument("--tls", action="append", default=[], metavar="CLOUD", help="serve the main API by HTTPS")
+    up.add_argument("--tls", action="append", default=[], metavar="CLOUD", help="serve the API also as the cloud's host")
     cleaning = commands.add_parser("clean", help="remove what a set has left that was killed")
     cleaning.add_argument("--root", required=True, type=Path)
     cleaning.add_argument("--when-closed", action="store_true", help="wait for the end of the standard input first")
@@ -59,7 +57,7 @@ def serve(arguments: argparse.Namespace) -> int:
             place = root / name
             place.mkdir()
             start = importlib.import_module(f"{__package__}.{name}").start
-            clouds.append(start(place_of(name, place, store, arguments)))
+            clouds.append(start(Place(place, store, name in arguments.tls)))
         if arguments.json:
             print(json.dumps(describe(root, clouds)), flush=True)
         wait = [woken, sys.stdin.fileno()]
@@ -72,13 +70,6 @@ def serve(arguments: argparse.Namespace) -> int:
             store.close()
         guard.close()
     return 0
-
-
-def place_of(name: str, directory: Path, store: Store, arguments: argparse.Namespace) -> Place:
-    """Where one of the clouds lives."""
-    hosts, ports = (dict(each.split("=", 1) for each in pairs) for pairs in (arguments.host, arguments.port))
-    host, port = hosts.get(name, "127.0.0.1"), int(ports.get(name, 0))
-    return Place(directory, store, host, port, name in arguments.tls)
 
 
 def describe(root: Path, clouds: list[Cloud]) -> dict[str, Any]:

@@ -67,9 +67,7 @@ class AwsCloud(Cloud):
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._client = Client(self._moto)
         self._gate = Gate(self)
-        self._server = make_server(
-            place.host, place.port, self._guarded, threaded=True, request_handler=_QuietHandler
-        )
+        self._server = make_server("127.0.0.1", 0, self._guarded, threaded=True, request_handler=_QuietHandler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._inside("s3", "PUT", f"/{BUCKET}")
@@ -81,7 +79,7 @@ class AwsCloud(Cloud):
 
     def endpoints(self) -> dict[str, str]:
         """One for all services."""
-        url = f"http://{self.place.host}:{self._server.server_port}"
+        url = f"http://127.0.0.1:{self._server.server_port}"
         return {"api": url, "store": url, "catalog": f"s3://{BUCKET}/catalog"}
 
     def env(self) -> dict[str, str]:

@@ -27,11 +27,10 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
-from . import tls
 from .azure_blob import Azurite
-from .azure_compute import GROUPS, LOCATION, SUBSCRIPTION, Compute, Machine, ManagedDisk, Refused, now, scope
+from .azure_compute import GROUPS, LOCATION, SUBSCRIPTION, Compute, Machine, ManagedDisk, Refused, now, scope, source_of
 from .cloud import Cloud, Place, Unknown
-from .httpd import Api, Request, Response, Routes, Server, Subject
+from .httpd import Api, Request, Response, Routes, Server, Subject, as_host
 from .life import Phase
 
 # Of each resource type: the versions that our program, the official clients and stock Barman ask for.
@@ -58,16 +57,17 @@ class AzureCloud(Cloud):
         """Starts the servers."""
         super().__init__(place)
         self.compute = Compute(place.store, self.settings)
-        hosts = ["management.azure.com", place.host]
-        context = tls.server(place.root.parent, "azure", hosts) if place.tls else None
-        self._api = Server(Arm(self), place.host, place.port, context)
-        self._metadata = Server(Metadata(self), place.host)
+        arm = Arm(self)
+        self._api = Server(arm)
+        self._tls = as_host("management.azure.com", arm, place.root.parent) if place.tls else None
+        self._metadata = Server(Metadata(self))
         self._blobs = Azurite.start(place.root / "azurite")
 
     def endpoints(self) -> dict[str, str]:
         """`api` is the Resource Manager, `metadata` what a machine sees of itself."""
         blobs = {"store": self._blobs.url, "catalog": f"{self._blobs.url}/backups/catalog"} if self._blobs else {}
-        return {"api": self._api.url, "metadata": self._metadata.url, **blobs}
+        tls = {"tls": self._tls.url} if self._tls else {}
+        return {"api": self._api.url, "metadata": self._metadata.url, **blobs, **tls}
 
     def env(self) -> dict[str, str]:
         """Tokens come from the fake; blobs are found by a connection string."""
@@ -81,10 +81,9 @@ class AzureCloud(Cloud):
 
     def close(self) -> None:
         """Stops the servers."""
-        self._api.close()
-        self._metadata.close()
-        if self._blobs:
-            self._blobs.close()
+        for server in (self._api, self._tls, self._metadata, self._blobs):
+            if server:
+                server.close()
 
     # What the tests lay out
 
@@ -215,8 +214,8 @@ class Arm(Api):
         route, parts = found
         names = [value for key, value in parts.items() if key in ("name", "operation")]
         with suppress(ValueError, AttributeError, TypeError, KeyError):
-            creation = request.json()["properties"]["creationData"]
-            names.append(creation["sourceResourceId"])
+            if source := source_of(request.json()["properties"]["creationData"]):
+                names.append(source)
         with suppress(KeyError):
             names.append(self._operations[parts["operation"]].about)
         return Subject(route.action, " ".join(names) or parts.get("group", ""))
@@ -290,7 +289,7 @@ class Arm(Api):
         page: dict[str, Any] = {"value": value}
         if first + length < len(found):
             query = urlencode({"api-version": request.query["api-version"], "$skiptoken": first + length})
-            page["nextLink"] = f"{self._url()}{request.path}?{query}"
+            page["nextLink"] = f"{request.origin}{request.path}?{query}"
         return Response.of(page)
 
     def _put(self, request: Request, kind: str, group: str, name: str) -> Response:
@@ -305,13 +304,13 @@ class Arm(Api):
         self._locked(f"{scope(group)}/providers/Microsoft.Compute/{kind}/{name}", "write", ("ReadOnly",))
         if kind == "disks":
             disk = self.compute.put_disk(group, name, body)
-            return self._accepted(disk.show(), Operation(disk.name, lambda: ("Succeeded", None), disk.show))
+            return self._accepted(request, disk.show(), Operation(disk.name, lambda: ("Succeeded", None), disk.show))
         self._may_read_source(body)
         snapshot, is_new = self.compute.put_snapshot(group, name, body)
         if is_new and snapshot.made.disk.name in self.cloud.settings.more.get("fail_operation", []):
             self.compute.delete_snapshot(snapshot)
             error = {"code": "InternalExecutionError", "message": "An internal execution error occurred."}
-            return self._accepted(body, Operation(name, lambda: ("Failed", error), snapshot.show))
+            return self._accepted(request, body, Operation(name, lambda: ("Failed", error), snapshot.show))
 
         def state() -> tuple[str, dict[str, str] | None]:
             phase = snapshot.made.phase
@@ -322,12 +321,12 @@ class Arm(Api):
         shown = snapshot.show()
         if is_new:
             shown["properties"]["provisioningState"] = "Updating"
-        return self._accepted(shown, Operation(snapshot.name, state, snapshot.show))
+        return self._accepted(request, shown, Operation(snapshot.name, state, snapshot.show))
 
     def _may_read_source(self, body: Any) -> None:
         """A snapshot needs a permission on its disk, too."""
         with suppress(KeyError, TypeError, AttributeError):
-            source = body["properties"]["creationData"]["sourceResourceId"]
+            source = source_of(body["properties"]["creationData"]) or ""
             action = "Microsoft.Compute/disks/beginGetAccess/action"
             if "/disks/" in source.lower() and not self._permits(action):
                 error = denied(action, source)
@@ -342,7 +341,7 @@ class Arm(Api):
             raise
         self._locked(found.id, "delete", ("ReadOnly", "CanNotDelete"))
         (self.compute.delete_disk if kind == "disks" else self.compute.delete_snapshot)(found)
-        return self._accepted(None, Operation(name, lambda: ("Succeeded", None), lambda: None))
+        return self._accepted(request, None, Operation(name, lambda: ("Succeeded", None), lambda: None))
 
     def _locked(self, resource: str, doing: str, levels: tuple[str, ...]) -> None:
         on = [lock["scope"] for lock in self._all_locks() if lock["level"] in levels]
@@ -360,19 +359,16 @@ class Arm(Api):
                 self.compute.detach(disk)
         for wanted in body.get("dataDisksToAttach") or []:
             self.compute.attach(machine, self.compute.by_id(wanted["diskId"]), wanted.get("lun"))
-        return self._accepted(None, Operation(name, lambda: ("Succeeded", None), machine.storage), "operations")
+        return self._accepted(request, None, Operation(name, lambda: ("Succeeded", None), machine.storage), "operations")
 
     # Operations
 
-    def _url(self) -> str:
-        return self.cloud.endpoints()["api"]
-
-    def _accepted(self, shown: Any, operation: Operation, kind: str = "DiskOperations") -> Response:
+    def _accepted(self, request: Request, shown: Any, operation: Operation, kind: str = "DiskOperations") -> Response:
         """202 with the addresses at which the operation can be followed."""
         self._operations[operation.id] = operation
         path = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{LOCATION}/{kind}/{operation.id}"
         version = "api-version=2024-03-02" if kind == "DiskOperations" else "api-version=2024-07-01"
-        address = f"{self._url()}{path}"
+        address = f"{request.origin}{path}"
         headers = {"Azure-AsyncOperation": f"{address}?{version}", "Location": f"{address}?monitor=true&{version}"}
         response = Response.of(shown, 202) if shown is not None else Response(202)
         response.headers.update({**headers, "Retry-After": str(self.cloud.settings.more.get("poll_s", 1))})

@@ -369,9 +369,18 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     creation = (body.get("properties") or {}).get("creationData")
     if not isinstance(creation, dict) or "createOption" not in creation:
         raise Refused(400, "InvalidParameter", "Required parameter 'creationData' is missing (null).", "creationData")
-    if creation["createOption"] in ("Copy", "CopyStart") and not creation.get("sourceResourceId"):
-        raise Refused(400, "InvalidParameter", "Required parameter 'sourceResourceId' is missing (null).", "sourceResourceId")
-    return {key: value for key, value in creation.items() if value is not None}
+    known = {key: value for key, value in creation.items() if value is not None and key != "sourceUri"}
+    if creation["createOption"] in ("Copy", "CopyStart"):
+        if not source_of(creation):
+            raise Refused(400, "InvalidParameter", "Required parameter 'sourceResourceId' is missing (null).", "sourceResourceId")
+        known["sourceResourceId"] = source_of(creation)
+    return known
+
+
+def source_of(creation: dict[str, Any]) -> str | None:
+    """The id of what is copied. The manual has `sourceUri` for blobs only, but an id is taken there, too: Microsoft's samples
+    for Python give it so, and stock Barman does."""
+    return creation.get("sourceResourceId") or creation.get("sourceUri")
 
 
 def _unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:

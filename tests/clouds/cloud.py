@@ -25,12 +25,8 @@ class Place:
     """Its own directory, which exists and is empty."""
     store: Store
     """The disks, shared by all clouds of the set."""
-    host: str = "127.0.0.1"
-    """Where its servers listen."""
-    port: int = 0
-    """The port of its main API; 0 for any free one. A set for stock Barman may want 443 on a host of its own."""
     tls: bool = False
-    """Whether the main API speaks HTTPS, with a certificate of the set's own authority (`tls.authority`)."""
+    """Whether the main API is also served as the cloud's own host, by HTTPS (`httpd.as_host`)."""
 
 
 class Unknown(BadControl):
@@ -53,7 +49,7 @@ class Cloud(ABC):
     @abstractmethod
     def endpoints(self) -> dict[str, str]:
         """URLs of its servers: `api`, which also answers `/_control/`, and `store`, the object store. `catalog` is an empty
-        place in that, as our program is told it: `s3://backups/catalog`."""
+        place in that, as our program is told it: `s3://backups/catalog`. `tls`, where it was wanted, is `api` again."""
 
     @abstractmethod
     def env(self) -> dict[str, str]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import tls
 from .cloud import Cloud, Place, Unknown, gib
 from .disks import DiskBusy
 from .faults import BadControl
@@ -27,7 +26,7 @@ from .gcp_disks import add, connect, disconnect, forget, unlink
 from .gcp_metadata import Metadata
 from .gcp_world import PROJECTS, REGION, ZONES, Bytes, Refusal, World, name_of, parse_link, refreshed, scope_of
 from .gcs import Gcs
-from .httpd import Server
+from .httpd import Server, as_host
 
 PROJECT = PROJECTS[0]
 BUCKET = "backups"
@@ -49,21 +48,22 @@ class GcpCloud(Cloud):
         self.world_ = World()
         self.objects = Gcs(self)
         self.objects.make_bucket(BUCKET, PROJECT)
-        hosts = ["compute.googleapis.com", place.host]
-        context = tls.server(place.root.parent, self.name, hosts) if place.tls else None
-        self._api = Server(Compute(self, self.world_), place.host, place.port, context)
-        self._metadata = Server(Metadata(self, self.world_), place.host)
-        self._store = Server(self.objects, place.host)
+        compute = Compute(self, self.world_)
+        self._api = Server(compute)
+        self._tls = as_host("compute.googleapis.com", compute, place.root.parent) if place.tls else None
+        self._metadata = Server(Metadata(self, self.world_))
+        self._store = Server(self.objects)
         self.objects.url = self._store.url
         self.world_.base = f"{self._api.url}{PREFIX}"
 
     def endpoints(self) -> dict[str, str]:
-        """Of all three servers."""
+        """Of all servers."""
         return {
             "api": self._api.url,
             "metadata": self._metadata.url,
             "store": self._store.url,
             "catalog": f"gs://{BUCKET}/catalog",
+            **({"tls": self._tls.url} if self._tls else {}),
         }
 
     def env(self) -> dict[str, str]:
@@ -80,8 +80,9 @@ class GcpCloud(Cloud):
 
     def close(self) -> None:
         """Stops the servers."""
-        for server in (self._api, self._metadata, self._store):
-            server.close()
+        for server in (self._api, self._tls, self._metadata, self._store):
+            if server:
+                server.close()
 
     # The world
 

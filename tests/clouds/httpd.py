@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 import ssl
 import threading
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from . import tls
 from .cloud import CONTROL, Cloud
 
 
@@ -34,6 +37,8 @@ class Request:
     headers: dict[str, str]
     """Names in lower case."""
     body: bytes = b""
+    origin: str = ""
+    """Scheme and host, as the client has called this server: `https://management.azure.com`."""
 
     def json(self) -> Any:
         """The body as JSON; an empty one is an empty object. `ValueError` when it is neither."""
@@ -165,14 +170,14 @@ class Routes:
 class Server:
     """A running server for one `Api`. Stops when closed."""
 
-    def __init__(self, api: Api, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, api: Api, host: str = "127.0.0.1", port: int = 0, context: ssl.SSLContext | None = None) -> None:
         """Listens on `port`, or any free one."""
         self.gate = Gate(api.cloud)
         self._http = _Listener((host, port), _handler(api, self.gate))
-        if tls is not None:
+        if context is not None:
             # The handshake belongs to the thread of the connection: a slow client must not hold up the others.
-            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
-        scheme = "https" if tls else "http"
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+        scheme = "https" if context else "http"
         self.url = f"{scheme}://{host}:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -181,6 +186,24 @@ class Server:
         self.gate.closing.set()
         self._http.shutdown()
         self._http.server_close()
+
+
+def as_host(name: str, api: Api, root: Path) -> Server:
+    """`api` as the host `name`: by HTTPS on port 443, for clients that cannot be told another address. They find its
+    address by `/etc/hosts`, and trust `tls.authority(root)`.
+
+    Every set takes an address of its own, so that several can have the port.
+    """
+    context = tls.server(root, name, [name])
+    for attempt in range(20):
+        numbers = [secrets.randbelow(254) + 1 for _ in range(3)]
+        try:
+            return Server(api, f"127.{numbers[0]}.{numbers[1]}.{numbers[2]}", 443, context)
+        except OSError:
+            # Somebody else has just this one, or port 443 of all addresses.
+            if attempt == 19:
+                raise
+    raise AssertionError("the last attempt raises")
 
 
 class _Listener(ThreadingHTTPServer):
@@ -208,7 +231,9 @@ def _handler(api: Api, gate: Gate) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             headers = {name.lower(): value for name, value in self.headers.items()}
             query = dict(parse_qsl(parts.query, keep_blank_values=True))
-            request = Request(self.command, parts.path, query, headers, self._body(headers))
+            scheme = "https" if isinstance(self.connection, ssl.SSLSocket) else "http"
+            origin = f"{scheme}://{headers.get('host', '')}"
+            request = Request(self.command, parts.path, query, headers, self._body(headers), origin)
             try:
                 response = gate.control(request.method, request.path, request.body)
                 if response is None:

@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,11 +19,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from clouds import devices, life
+from clouds import devices, life, tls
 from clouds.cloud import Cloud, Place
 from clouds.disks import GIB, DiskBusy, DiskError, Store, clean, run
 from clouds.faults import BadControl, FaultPlan, Settings
-from clouds.httpd import Api, Request, Response, Server, Subject
+from clouds.httpd import Api, Request, Response, Server, Subject, as_host
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may attach disks")
 
@@ -264,6 +266,31 @@ class Echo(Api, Cloud):
         return {}
 
     create_instance = create_disk = attach = detach = destroy = world = _nothing  # type: ignore[assignment]
+
+
+def test_an_api_is_served_as_its_host_on_an_address_of_its_own(tmp_path: Path) -> None:
+    echo = Echo(Place(tmp_path, store=None))  # type: ignore[arg-type]
+    servers = [as_host("api.example.com", echo, tmp_path) for _ in range(2)]
+    context = ssl.create_default_context(cafile=str(tls.authority(tmp_path)))
+
+    def ask(server: Server, name: str) -> bytes:
+        address = urlsplit(server.url)
+        assert address.port == 443 and address.hostname
+        with socket.create_connection((address.hostname, 443), timeout=5) as plain:
+            with context.wrap_socket(plain, server_hostname=name) as connection:
+                connection.sendall(f"GET /here HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+                return b"".join(iter(lambda: connection.recv(4096), b""))
+
+    try:
+        assert servers[0].url != servers[1].url
+        for server in servers:
+            assert ask(server, "api.example.com").startswith(b"HTTP/1.1 200")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ask(servers[0], "other.example.com")
+        assert [call["resource"] for call in echo.calls.list()] == ["/here", "/here"]
+    finally:
+        for server in servers:
+            server.close()
 
 
 def test_the_server_answers_logs_and_fails_on_demand(tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ impl Peer {
     /// One of them, by the part of its name after `barman-cloud-` (`backup-list`), run as the server user with a clean
     /// environment; add [`MotoServer::env`](crate::s3::MotoServer::env) to reach a server.
     pub fn command(&self, name: &str) -> Command {
-        as_server_user(&self.bin.join(format!("barman-cloud-{name}")), &self.bin)
+        as_server_user(&self.program(name), &self.bin)
+    }
+
+    /// Where that one is.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(format!("barman-cloud-{name}"))
     }
 }

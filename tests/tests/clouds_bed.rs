@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use barman_snap_tests::barman::Peer;
 use barman_snap_tests::cloud::{Api, Cloud, CloudSet, CloudSite, DATA_DISK, Fault, GuestFs, INSTANCE, TS_DISK, http};
 use barman_snap_tests::command::run;
 use barman_snap_tests::load::{Load, fill};
@@ -141,36 +140,6 @@ fn disks_are_mounted_by_the_names_of_their_cloud_and_nothing_is_left() {
     let ours = format!("bsnap-{}-", std::process::id());
     assert!(!devices.stdout.contains(&ours), "a loop device is left: {}", devices.stdout);
     assert!(!std::fs::read_to_string("/proc/self/mountinfo").expect("it can be read").contains(&ours));
-}
-
-#[test]
-fn stock_barman_finds_an_aws_that_it_can_back_up_and_delete_from() {
-    own_dev!();
-    let installation = need!(Installation::of(17));
-    let peer = need!(Peer::found());
-    let plan = CloudSite::plan(Cloud::Aws, &installation).size_gib(1).attached_as("/dev/xvdf", "/dev/xvdg");
-    let site = need!(plan.start());
-    let catalog = "s3://backups/peer";
-    let barman = |name: &str, rest: &[&str]| {
-        let mut command = peer.command(name);
-        command.envs(site.api.env().iter().map(|(name, value)| (name, value))).envs(site.cluster.env());
-        run(command.args(["--cloud-provider", "aws-s3"]).args(rest))
-    };
-    let disks = ["--snapshot-instance", INSTANCE, "--snapshot-disk", DATA_DISK, "--snapshot-disk", TS_DISK];
-    let socket = site.cluster.socket_dir().display().to_string();
-    let port = site.cluster.port().to_string();
-    let server = ["-h", &socket, "-p", &port, "-U", "postgres", "--immediate-checkpoint", catalog, "main"];
-    barman("backup", &[disks.as_slice(), server.as_slice()].concat());
-    let list = barman("backup-list", &["--format", "json", catalog, "main"]);
-    let list: serde_json::Value = serde_json::from_str(&list.stdout).expect("it is JSON");
-    let backup = &list["backups_list"][0];
-    assert_eq!(backup["status"], "DONE");
-    let id = backup["backup_id"].as_str().expect("it is text");
-    let mut names: Vec<_> = site.api.world().snapshots.into_iter().map(|snapshot| snapshot.name).collect();
-    names.sort();
-    assert_eq!(names, [DATA_DISK, TS_DISK].map(|disk| format!("{disk}-{}", id.to_lowercase())));
-    barman("backup-delete", &["--backup-id", id, catalog, "main"]);
-    assert!(site.api.world().snapshots.is_empty());
 }
 
 #[test]

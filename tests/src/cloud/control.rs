@@ -13,6 +13,7 @@ use super::{Cloud, http};
 pub struct Api {
     pub(super) cloud: Cloud,
     pub(super) endpoint: String,
+    pub(super) tls: Option<String>,
     pub(super) catalog: String,
     pub(super) env: Vec<(String, String)>,
 }
@@ -147,7 +148,7 @@ pub struct Thing {
 impl Api {
     /// The cloud at this address, for a process that has not started it. It knows no catalog and no environment.
     pub fn at(cloud: Cloud, endpoint: &str) -> Self {
-        Self { cloud, endpoint: endpoint.to_owned(), catalog: String::new(), env: Vec::new() }
+        Self { cloud, endpoint: endpoint.to_owned(), tls: None, catalog: String::new(), env: Vec::new() }
     }
 
     /// Which one it is.
@@ -158,6 +159,11 @@ impl Api {
     /// The URL of its API.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// The address at which it is served as the host that it has on the Internet, if it is.
+    pub fn tls_address(&self) -> Option<&str> {
+        self.tls.as_deref()?.strip_prefix("https://")?.split(':').next()
     }
 
     /// The URL of an empty place for a catalog in its object store.

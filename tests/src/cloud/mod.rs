@@ -1,11 +1,13 @@
 //! Clouds on this machine: the fakes of `tests/clouds`, whose disks are block devices with real bytes.
 //!
 //! A [`CloudSet`] runs them; an [`Api`] lays out the world of one and disturbs it; a [`CloudSite`] is a PostgreSQL on
-//! disks of a cloud. A test that uses them begins with [`own_dev!`](crate::own_dev).
+//! disks of a cloud, a [`Peer`] the stock Barman there. A test that uses them begins with [`own_dev!`](crate::own_dev).
 
+mod client;
 mod control;
 pub mod http;
 pub mod own_dev;
+mod peer;
 mod site;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use std::process::{Child, Command, Stdio};
 use serde::Deserialize;
 
 pub use self::control::{Api, Attached, Call, Fault, Thing, World};
+pub use self::peer::Peer;
 pub use self::site::{CloudSite, DATA_DISK, GuestFs, INSTANCE, Mounted, Plan, TABLESPACE, TS_DISK, parsed};
 use crate::checkout;
 use crate::fs::Kind;
@@ -84,8 +87,15 @@ impl CloudSet {
         Self::start_with(clouds, &[])
     }
 
-    /// Like [`start`](Self::start), with options of `python3 -m clouds up`: `["--host", "gcp=127.0.0.2", "--tls", "gcp"]`.
-    pub fn start_with(clouds: &[Cloud], options: &[&str]) -> Result<Self, Missing> {
+    /// Like [`start`](Self::start), and a [`Peer`] finds them, too.
+    pub fn start_for_stock(clouds: &[Cloud]) -> Result<Self, Missing> {
+        // Every client of AWS can be told an address.
+        let served = clouds.iter().filter(|&&cloud| cloud != Cloud::Aws);
+        let options: Vec<_> = served.flat_map(|cloud| ["--tls", cloud.name()]).collect();
+        Self::start_with(clouds, &options)
+    }
+
+    fn start_with(clouds: &[Cloud], options: &[&str]) -> Result<Self, Missing> {
         let names: Vec<_> = clouds.iter().map(|cloud| cloud.name()).collect();
         Kind::XfsReflink.available()?;
         let python = crate::tool("venv/bin/python")
@@ -142,5 +152,5 @@ fn end(child: &mut Child) {
 fn api(cloud: Cloud, ready: &ReadyCloud) -> Api {
     let url = |name: &str| ready.endpoints.get(name).cloned().unwrap_or_else(|| panic!("{cloud} names no {name}"));
     let env = ready.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    Api { cloud, endpoint: url("api"), catalog: url("catalog"), env }
+    Api { cloud, endpoint: url("api"), tls: ready.endpoints.get("tls").cloned(), catalog: url("catalog"), env }
 }

@@ -103,7 +103,7 @@ pub struct Plan {
     archiving: bool,
     instance: Value,
     disks: Value,
-    devices: [Value; 2],
+    for_stock: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -138,10 +138,9 @@ impl Plan {
         self
     }
 
-    /// With the disks attached under these names, instead of free ones. Stock Barman finds a disk on Xen only when the API
-    /// calls it as the kernel does: `/dev/xvdf`.
-    pub fn attached_as(mut self, data: impl Into<Value>, ts: impl Into<Value>) -> Self {
-        self.devices = [data.into(), ts.into()];
+    /// So that a [`Peer`](super::Peer) finds the cloud and the disks.
+    pub fn for_stock(mut self) -> Self {
+        self.for_stock = true;
         self
     }
 
@@ -154,17 +153,19 @@ impl Plan {
     /// Makes it, in a cloud of its own.
     pub fn start(self) -> Result<CloudSite, Missing> {
         let snap = BarmanSnap::found()?;
-        let set = CloudSet::start(&[self.cloud])?;
+        let set =
+            if self.for_stock { CloudSet::start_for_stock(&[self.cloud]) } else { CloudSet::start(&[self.cloud]) }?;
         let api = set.of(self.cloud).clone();
         let place = Scratch::new();
         api.create_instance(INSTANCE, &self.instance);
-        let disk = |name: &str, device: &Value| {
+        let disk = |name: &str, number: usize| {
             api.create_disk(name, self.size_gib, &self.disks);
-            let device = api.attach_as(INSTANCE, name, device).paths.swap_remove(0);
+            let wanted = device_name(self.cloud, number, self.for_stock);
+            let device = api.attach_as(INSTANCE, name, &wanted).paths.swap_remove(0);
             self.fs.make(&device);
             Mounted::new(self.fs, &device, &place.path().join(name))
         };
-        let mounts = vec![disk(DATA_DISK, &self.devices[0]), disk(TS_DISK, &self.devices[1])];
+        let mounts = vec![disk(DATA_DISK, 0), disk(TS_DISK, 1)];
         for mounted in &mounts {
             user::give(mounted.point());
         }
@@ -186,7 +187,7 @@ impl Plan {
             run(Command::new("sync").arg("--file-system").arg(mounted.point()));
         }
         let snap = snap.with_env(api.env().to_vec()).for_cluster(&cluster);
-        Ok(CloudSite { cluster, snap, mounts, fs: self.fs, api, place, set })
+        Ok(CloudSite { cluster, snap, mounts, fs: self.fs, api, for_stock: self.for_stock, place, set })
     }
 }
 
@@ -204,6 +205,7 @@ pub struct CloudSite {
     pub fs: GuestFs,
     /// The cloud.
     pub api: Api,
+    for_stock: bool,
     place: Scratch,
     set: CloudSet,
 }
@@ -219,7 +221,7 @@ impl CloudSite {
             archiving: true,
             instance: json!({}),
             disks: json!({}),
-            devices: [Value::Null, Value::Null],
+            for_stock: false,
             settings: Vec::new(),
         }
     }
@@ -339,9 +341,16 @@ impl CloudSite {
     /// Attaches a disk and mounts it where the disk `instead_of` was.
     #[track_caller]
     pub fn mount(&mut self, disk: &str, instead_of: &str) {
-        let device = self.api.attach(INSTANCE, disk).paths.swap_remove(0);
+        let wanted = device_name(self.api.cloud(), self.mounts.len(), self.for_stock);
+        let device = self.api.attach_as(INSTANCE, disk, &wanted).paths.swap_remove(0);
         self.mounts.push(Mounted::new(self.fs, &device, &self.place.path().join(instead_of)));
     }
+}
+
+/// The name to attach a disk under; null for a free one. Stock Barman finds a disk on Xen only when the API calls it as the
+/// kernel does.
+fn device_name(cloud: Cloud, number: usize, for_stock: bool) -> Value {
+    if for_stock && cloud == Cloud::Aws { json!(["/dev/xvdf", "/dev/xvdg"][number]) } else { Value::Null }
 }
 
 /// The JSON on the standard output.

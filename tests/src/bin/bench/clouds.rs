@@ -8,9 +8,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use barman_snap_tests::barman::Peer;
 use barman_snap_tests::cli::BarmanSnap;
-use barman_snap_tests::cloud::{Api, Cloud, CloudSet, GuestFs, INSTANCE, Mounted};
+use barman_snap_tests::cloud::{Api, Cloud, CloudSet, GuestFs, INSTANCE, Mounted, Peer};
 use barman_snap_tests::command::run;
 use barman_snap_tests::pg::{Cluster, Installation};
 use barman_snap_tests::scratch::Scratch;
@@ -50,10 +49,8 @@ pub(crate) fn measure(report: &mut Report, postgres: &Installation, runs: usize)
             for _ in 0..runs {
                 machine.our_backup(&mut ours);
             }
-            // The stock tool cannot be told the endpoints of the other two.
-            if cloud == Cloud::Aws
-                && disks <= PEER_UP_TO
-                && let Ok(peer) = Peer::found()
+            if disks <= PEER_UP_TO
+                && let Ok(peer) = Peer::on(&machine.set, cloud)
             {
                 let mut theirs = Series::of("barman-cloud-backup");
                 for _ in 0..runs {
@@ -75,13 +72,13 @@ struct Machine {
     api: Api,
     disks: Vec<String>,
     _place: Scratch,
-    _set: CloudSet,
+    set: CloudSet,
 }
 
 impl Machine {
     fn start(postgres: &Installation, cloud: Cloud, count: usize) -> Result<Self, Missing> {
         let snap = BarmanSnap::found()?;
-        let set = CloudSet::start(&[cloud])?;
+        let set = CloudSet::start_for_stock(&[cloud])?;
         let api = set.of(cloud).clone();
         let place = Scratch::new();
         api.create_instance(INSTANCE, &json!({}));
@@ -106,7 +103,7 @@ impl Machine {
         let cluster = builder.start();
         api.settings(&json!({"cut_ms": CUT_MS, "ready_ms": READY_MS}));
         let snap = snap.with_env(api.env().to_vec()).for_cluster(&cluster);
-        Ok(Self { cluster, snap, _mounts: mounts, api, disks, _place: place, _set: set })
+        Ok(Self { cluster, snap, _mounts: mounts, api, disks, _place: place, set })
     }
 
     fn our_backup(&self, series: &mut Series) {
@@ -116,13 +113,9 @@ impl Machine {
     }
 
     fn their_backup(&self, peer: &Peer, series: &mut Series) {
-        let mut command = peer.command("backup");
-        command.envs(self.api.env().to_vec()).envs(self.cluster.env());
-        command.args(["--immediate-checkpoint", "--snapshot-instance", INSTANCE]);
-        for disk in &self.disks {
-            command.args(["--snapshot-disk", disk]);
-        }
-        self.add(measured(command.args([self.api.catalog(), SERVER])).wall, series);
+        let mut options = vec!["--immediate-checkpoint", "--snapshot-instance", INSTANCE];
+        options.extend(self.disks.iter().flat_map(|disk| ["--snapshot-disk", disk]));
+        self.add(measured(peer.command("backup", &options, &[]).envs(self.cluster.env())).wall, series);
     }
 
     /// Takes in the newest backup.
