@@ -1,5 +1,7 @@
 //! From options to the parts of the engine: catalog, provider, connection, log, interrupts.
 
+use std::collections::BTreeMap;
+
 use barman_snap::catalog::CatalogUrl;
 use barman_snap::catalog::store::{AddressingStyle, AzureCredential};
 use barman_snap::engine::EngineBuilder;
@@ -61,6 +63,18 @@ fn snapshot_options(common: &Common, args: &ProviderArgs) -> EngineOptions {
     (options.aws, options.gcp, options.azure) = args.cloud.options();
     options.host_description.clone_from(&args.cloud.host_description);
     options
+}
+
+/// The tags of a command line, each given once.
+pub(crate) fn tags(given: &[(String, String)]) -> Result<BTreeMap<String, String>> {
+    let mut tags = BTreeMap::new();
+    for (key, value) in given {
+        if let Some(other) = tags.insert(key.clone(), value.clone()) {
+            let message = format!("tag {key:?} is given twice, with {other:?} and {value:?}");
+            return Err(Error::invalid(message).with_hint("a snapshot has one value for a key"));
+        }
+    }
+    Ok(tags)
 }
 
 /// This program with the options that reach the same store: the beginning of a `restore_command`.

@@ -8,6 +8,7 @@
 mod support_session;
 
 use barman_snap::engine::RecoverRequest;
+use barman_snap::id::BackupId;
 use barman_snap::session::fault::FaultPlan;
 use barman_snap::session::{BackupRequest, Phase, Step, WalPolicy, Wishes, step};
 use barman_snap::testing::faults::Mishap;
@@ -342,4 +343,22 @@ async fn a_backup_of_another_cluster_is_refused_before_anything_is_done() {
     let request = BackupRequest { wal: WalPolicy::External, new_system_id: Some(pinned.clone()), ..Default::default() };
     engine.backup(house.postgres.connect(), &request).await.unwrap().run().await.unwrap();
     assert_eq!(engine.catalog().pinned_system_id().await.unwrap(), Some(pinned));
+}
+
+#[tokio::test]
+async fn an_id_that_the_caller_gives_is_taken_or_refused_but_never_replaced() {
+    let house = House::new();
+    let engine = house.engine().build();
+    let given: BackupId = "20200101T000000".parse().unwrap();
+    let request =
+        BackupRequest { wal: WalPolicy::External, backup_id: Some(given.clone()), ..BackupRequest::default() };
+    let mut session = engine.backup(house.postgres.connect(), &request).await.unwrap();
+    assert_eq!(session.backup_id(), &given);
+    // Claimed by a session that runs, then by a backup that is there.
+    let error = engine.backup(house.postgres.connect(), &request).await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Conflict, "{error}");
+    session.run().await.unwrap();
+    let error = engine.backup(house.postgres.connect(), &request).await.unwrap_err();
+    assert_eq!(error.kind(), barman_snap::ErrorKind::Conflict, "{error}");
+    assert_eq!(engine.sessions().await.unwrap().0.len(), 1);
 }

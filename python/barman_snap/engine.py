@@ -163,6 +163,7 @@ class Engine(_native.Engine):
         wal_external: bool = False,
         tags: Optional[Mapping[str, str]] = None,
         new_system_id: Optional[str] = None,
+        backup_id: Optional[str] = None,
         on_progress: Optional[_OnProgress] = None,
     ) -> Session:
         """Plans a backup, claims its id, and returns the session that takes it; nothing else has been done then::
@@ -183,6 +184,8 @@ class Engine(_native.Engine):
             wal_external: Another tool keeps the WAL; publish without a look at it.
             tags: Tags for the snapshots.
             new_system_id: The system identifier of the cluster, if it has replaced the one whose catalog this was.
+            backup_id: The id, for a caller with a catalog of its own that has given it already; ``ConflictError`` if it is
+                taken. Otherwise the engine chooses.
             on_progress: Called with each event, on the thread that drives the session. If it raises, the backup is cancelled
                 and undone, and its exception comes out of what drives the session.
         """
@@ -195,6 +198,7 @@ class Engine(_native.Engine):
             "wal_external": wal_external,
             "tags": dict(tags or {}),
             "new_system_id": new_system_id,
+            "backup_id": backup_id,
         }
         return Session(self, dsn, options, on_progress)
 
@@ -210,6 +214,7 @@ class Engine(_native.Engine):
         wal_external: bool = False,
         tags: Optional[Mapping[str, str]] = None,
         new_system_id: Optional[str] = None,
+        backup_id: Optional[str] = None,
         on_progress: Optional[_OnProgress] = None,
     ) -> PendingBackup:
         """As `backup`; awaited, it takes the whole backup, and as an asynchronous context manager it gives its session::
@@ -231,6 +236,7 @@ class Engine(_native.Engine):
             "wal_external": wal_external,
             "tags": dict(tags or {}),
             "new_system_id": new_system_id,
+            "backup_id": backup_id,
         }
         return PendingBackup(
             lambda listener, cancel: Session(self, dsn, options, listener, cancel), on_progress

@@ -4,7 +4,8 @@ One server answers all services, as moto does: `AWS_ENDPOINT_URL` is all that a 
 without the prefix for EC2 (`CreateSnapshot`), with it for others (`s3:PutObject`, `sts:GetCallerIdentity`).
 
 The cut of a snapshot happens before the call is answered; `cut_ms` delays the answer.
-`more` of the settings: `day_ms` (`aws_locks`), `init_ms` (`Ebs.initialised`).
+`more` of the settings: `day_ms` (`aws_locks`), `init_ms` (`Ebs.initialised`), `snapshot_quota` (snapshots in the region), `token`
+(`expired`: every credential is an old one).
 More of an instance: `instance_type` (`t2.medium`, whose disks are `/dev/xvdf`; `m5.large` shows NVMe devices), `zone`.
 More of a disk: `zone`, `volume_type`.
 """
@@ -111,10 +112,13 @@ class AwsCloud(Cloud):
             service = _service(environ)
             form = dict(parse_qsl(body.decode("latin-1"), keep_blank_values=True)) if service != "s3" else {}
             subject = self._identify(service, environ, form)
+
+            def answer() -> Response:
+                expired = self.settings.more.get("token") == "expired"
+                return refusal(service, "expired", subject, 0) if expired else self._answer(environ, body)
+
             try:
-                response = self._gate.call(
-                    subject, lambda: self._answer(environ, body), lambda *what: refusal(service, *what)
-                )
+                response = self._gate.call(subject, answer, lambda *what: refusal(service, *what))
             except NoReply:
                 drop(environ["werkzeug.socket"])
                 raise ConnectionAbortedError from None
@@ -286,21 +290,24 @@ _EC2 = {
     "throttle": (503, "RequestLimitExceeded", "Request limit exceeded."),
     "denied": (403, "UnauthorizedOperation", "You are not authorized to perform this operation."),
     "fail": (500, "InternalError", "An internal error has occurred"),
+    "expired": (400, "RequestExpired", "Request has expired."),
 }
 _S3 = {
     "throttle": (503, "SlowDown", "Please reduce your request rate."),
     "denied": (403, "AccessDenied", "Access Denied"),
     "fail": (500, "InternalError", "We encountered an internal error. Please try again."),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
 }
 _OTHER = {
     "throttle": (400, "Throttling", "Rate exceeded"),
     "denied": (403, "AccessDenied", "The user is not authorized to perform this operation."),
     "fail": (500, "InternalFailure", "The request processing has failed because of an unknown error."),
+    "expired": (403, "ExpiredToken", "The security token included in the request is expired"),
 }
 
 
 def refusal(service: str, kind: str, _subject: Subject, _seconds: float) -> Response:
-    """An error as this service words it. None of them says how long to wait."""
+    """A fault, or `expired`, as this service words it. None of them says how long to wait."""
     status, code, message = {"ec2": _EC2, "s3": _S3}.get(service, _OTHER)[kind]
     request = uuid.uuid4()
     error = f"<Code>{code}</Code><Message>{message}</Message>"

@@ -127,6 +127,12 @@ class Ebs:
             return datetime.fromtimestamp(0, timezone.utc)
         return datetime.fromtimestamp(snapshot.ready_at, timezone.utc) if snapshot.phase is life.Phase.READY else None
 
+    def check_quota(self, more: int) -> None:
+        """Refuses so many snapshots if there were too many then."""
+        quota = self.settings.more.get("snapshot_quota")
+        if quota is not None and len(self.snapshots) + more > quota:
+            raise EC2ClientError("SnapshotLimitExceeded", f"Maximum allowed snapshot limit ({quota}) exceeded.")
+
     def check_limits(self, volume: Any) -> None:
         """Refuses one snapshot too many of a volume.
 
@@ -250,6 +256,7 @@ def responses(ebs: Ebs) -> type[EC2Response]:
 
         def _create(self, volumes: list[Any], tags: Any) -> list[dict[str, Any]]:
             with ebs.lock:
+                ebs.check_quota(len(volumes))
                 for volume in volumes:
                     ebs.check_limits(volume)
                 description = self._get_param("Description", "")

@@ -11,6 +11,7 @@ server, always HTTP, gives tokens (`IDENTITY_ENDPOINT`) and says which machine t
 * `locks`: `[{"scope": ID, "level": "CanNotDelete"}]`.
 * `token`: `expired` makes every token an old one.
 * `fail_operation`: names of disks whose snapshots fail while they are made and vanish; only the operation says why.
+* `snapshot_quota`: how many snapshots there may be; null for any number.
 * `per_five_minutes`: how many snapshots of one disk; null for any number. `page`: the length of a page.
 
 More of an instance: `group`, `size`, `zone`. More of a disk: `group`, `sku`, `location`, `more` (properties).

@@ -338,6 +338,10 @@ class Compute:
 
     def _limit(self, disk: ManagedDisk) -> None:
         """Refuses one snapshot too many. The limits are documented, the codes are not."""
+        quota = self.settings.more.get("snapshot_quota")
+        if quota is not None and len(self.all("snapshots")) >= quota:
+            message = f"Operation could not be completed as it results in exceeding approved Quota of snapshots: {quota}."
+            raise Refused(409, "OperationNotAllowed", message)
         mine = [each for each in self.all("snapshots") if each.made.disk is disk.bytes]
         pending = sum(each.made.phase in (life.Phase.CREATING, life.Phase.COPYING) for each in mine)
         most = self.settings.max_concurrent

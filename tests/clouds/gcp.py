@@ -10,8 +10,8 @@ More of an instance: `zone`. More of a disk: `zone`, or `region` for a regional 
 name: the policy is made when it is first used; `kms_key`.
 
 `more` of the settings: `snapshot_quota` (snapshots in a project), `denied_permissions` (a list), `access_token` (calls without
-it are refused), `page_size` (of lists), `delete_ms` (how long a snapshot is DELETING), `here` (the instance that the
-metadata server is on).
+it are refused), `token` (`expired`: all calls are refused), `page_size` (of lists), `delete_ms` (how long a snapshot is
+DELETING), `here` (the instance that the metadata server is on).
 """
 
 from __future__ import annotations

@@ -118,6 +118,9 @@ class Compute(Api):
     def _authorise(self, request: Request) -> None:
         more = self.cloud.settings.more
         subject = self.identify(request)
+        if more.get("token") == "expired":
+            message = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or "
+            raise Refusal(401, "authError", message + "other valid authentication credential.")
         expected = more.get("access_token")
         if expected and request.headers.get("authorization") != f"Bearer {expected}":
             raise Refusal(401, "authError", "Invalid Credentials")

@@ -27,12 +27,12 @@ impl CloudArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Snapshots on AWS (profile and region are those of the catalog)")]
+#[command(next_help_heading = "Snapshots on AWS (profile and region: --aws-profile, --aws-region)")]
 struct AwsArgs {
-    /// Lock the snapshots when they are complete: governance or compliance
+    /// Lock the snapshots when they are complete; needs a duration or an expiration date
     #[arg(long, value_name = "MODE", value_parser = ["governance", "compliance"])]
     aws_snapshot_lock_mode: Option<String>,
-    /// Hours in which a lock in compliance mode can still be lifted: 1 to 72
+    /// Hours in which a lock in compliance mode can still be lifted: 1 to 72 (not in governance mode)
     #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..=72))]
     aws_snapshot_lock_cool_off_period: Option<u32>,
     /// Days for which the snapshots are locked: 1 to 36500
@@ -45,7 +45,7 @@ struct AwsArgs {
     /// Region to copy the snapshots to when they are complete (repeat for several)
     #[arg(long, value_name = "REGION")]
     aws_copy_to: Vec<String>,
-    /// KMS key for the copies
+    /// KMS key for the copies, a key or alias in the region of each (with --aws-copy-to)
     #[arg(long, value_name = "KEY", requires = "aws_copy_to")]
     aws_copy_kms_key_id: Option<String>,
 }
@@ -67,16 +67,16 @@ impl AwsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Snapshots on Google Cloud")]
 struct GcpArgs {
-    /// Project of the instance and its disks
+    /// Project of the instance and its disks; by default that of this machine
     #[arg(long, alias = "snapshot-gcp-project", value_name = "PROJECT")]
     gcp_project: Option<String>,
-    /// Zone of the instance
+    /// Zone of the instance; by default that of this machine
     #[arg(long, alias = "snapshot-zone", alias = "snapshot-recovery-zone", value_name = "ZONE")]
     gcp_zone: Option<String>,
-    /// Endpoint of the Compute Engine API
+    /// Endpoint of the Compute Engine API, if it is another than Google's
     #[arg(long, value_name = "URL")]
     gcp_endpoint: Option<String>,
-    /// Use no credentials (for an emulator)
+    /// Use no credentials (for an emulator, with --gcp-endpoint)
     #[arg(long, requires = "gcp_endpoint")]
     gcp_anonymous: bool,
     /// Project to store the snapshots in, if it is another one
@@ -109,7 +109,7 @@ impl GcpArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Snapshots on Azure (the credential is that of the catalog)")]
+#[command(next_help_heading = "Snapshots on Azure (credential: --azure-credential)")]
 struct AzureArgs {
     /// Subscription of the virtual machine and its disks
     #[arg(long, value_name = "ID")]
@@ -117,10 +117,10 @@ struct AzureArgs {
     /// Resource group of the virtual machine and the snapshots
     #[arg(long, value_name = "GROUP")]
     azure_resource_group: Option<String>,
-    /// Endpoint of the Resource Manager
+    /// Endpoint of the Resource Manager, if it is another than Azure's
     #[arg(long, value_name = "URL")]
     azure_endpoint: Option<String>,
-    /// Storage of the snapshots
+    /// Storage of the snapshots; by default whatever Azure takes
     #[arg(long, value_name = "SKU", value_parser = ["Standard_LRS", "Standard_ZRS", "Premium_LRS"])]
     azure_snapshot_sku: Option<String>,
     /// Resource id of the disk encryption set for the snapshots

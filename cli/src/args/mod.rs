@@ -111,10 +111,10 @@ pub(crate) struct StoreArgs {
     /// Endpoint of an S3-compatible store
     #[arg(global = true, long, value_name = "URL")]
     pub(crate) endpoint_url: Option<String>,
-    /// Profile in the AWS configuration files
+    /// Profile in the AWS configuration files, for bucket and snapshots
     #[arg(global = true, short = 'P', long, alias = "profile", value_name = "NAME")]
     pub(crate) aws_profile: Option<String>,
-    /// Region of the bucket
+    /// Region of the bucket, and of the instance with the snapshots
     #[arg(global = true, long, value_name = "REGION")]
     pub(crate) aws_region: Option<String>,
     /// Seconds to wait for an answer of the store
@@ -123,7 +123,7 @@ pub(crate) struct StoreArgs {
     /// How the bucket is named in requests
     #[arg(global = true, long, value_name = "STYLE", value_parser = ["auto", "virtual", "path"])]
     pub(crate) addressing_style: Option<String>,
-    /// Kind of Azure credential
+    /// Kind of Azure credential, for container and snapshots
     #[arg(global = true, long, alias = "credential", value_name = "KIND", value_parser = ["azure-cli", "managed-identity", "default"])]
     pub(crate) azure_credential: Option<String>,
 }
@@ -157,14 +157,15 @@ impl ConnectionArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Snapshots")]
 pub(crate) struct SnapshotArgs {
-    #[command(flatten)]
-    pub(crate) provider: ProviderArgs,
-    /// Instance with the volumes; the local provider needs none
+    /// Instance with the volumes: a name, on AWS also an id; the local provider needs none
     #[arg(long, value_name = "INSTANCE")]
     pub(crate) snapshot_instance: Option<String>,
     /// A volume of the cluster (repeat for several); without it, those that hold the cluster are found
     #[arg(long, value_name = "DISK")]
     pub(crate) snapshot_disk: Vec<String>,
+    // Last, because the headings of the clouds hold for all that follows.
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
 }
 
 /// What takes and holds the snapshots.

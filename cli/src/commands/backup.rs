@@ -22,7 +22,7 @@ pub(crate) async fn run(common: &Common, args: BackupArgs) -> Result<Exit> {
         .patience(patience)
         .listener(progress::listener(common))
         .build();
-    let request = request(&args);
+    let request = request(&args)?;
     let mut control = setup::connect(&args.connection).await?;
     if args.dry_run {
         let plan = engine.plan_backup(control.as_mut(), &request).await?;
@@ -50,17 +50,18 @@ pub(crate) async fn run(common: &Common, args: BackupArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn request(args: &BackupArgs) -> BackupRequest {
-    BackupRequest {
+fn request(args: &BackupArgs) -> Result<BackupRequest> {
+    Ok(BackupRequest {
         name: args.name.clone(),
         instance: args.snapshot.snapshot_instance.clone(),
         volumes: args.snapshot.snapshot_disk.clone(),
         immediate_checkpoint: args.immediate_checkpoint,
         wal: if args.wal_external { WalPolicy::External } else { WalPolicy::Catalog },
-        tags: args.tag.iter().cloned().collect(),
+        tags: setup::tags(&args.tag)?,
         group: args.consistency.group(),
         new_system_id: args.new_system_id.clone(),
-    }
+        backup_id: None,
+    })
 }
 
 fn describe_summary(summary: &BackupSummary) -> String {

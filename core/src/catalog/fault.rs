@@ -42,7 +42,21 @@ pub(super) fn translate(access: Access, store: &str, key: &str, error: object_st
         }
         _ => generic(access, doing, store, key, &error),
     };
-    made.with_source(error)
+    match told(&error) {
+        Some(told) => made.with_source(told),
+        None => made.with_source(error),
+    }
+}
+
+/// What the server has answered, of the document that the library prints in full: `ExpiredToken: The token has expired`.
+fn told(error: &object_store::Error) -> Option<String> {
+    let text = chain(error);
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once('<').map(|(value, _)| value.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    let (code, message) = (element("Code")?, element("Message").unwrap_or_default());
+    Some(format!("{code}: {}", message.trim_end_matches('.')))
 }
 
 /// What the library only calls an error: the network, and answers of the server that it does not know.
@@ -79,6 +93,10 @@ fn generic(access: Access, doing: &str, store: &str, key: &str, error: &object_s
         Some(300..=399) => redirected(store),
         Some(507) => make(ErrorKind::Exhausted, format!("{store} has no space left")),
         Some(500..=599) => make(ErrorKind::Unavailable, format!("{store} has an internal error")).with_retry(unknown),
+        Some(400..=499) if has_expired(error) => {
+            make(ErrorKind::PermissionDenied, format!("the credentials for {store} have expired"))
+                .with_hint("renew them or log in again; if they are new, look at the clock of this host")
+        }
         Some(400..=499) => make(ErrorKind::Storage, format!("{store} refuses to {doing} {key}")),
         _ if chain(error).contains("redirect without LOCATION") => redirected(store),
         _ if speaks_of_credentials(error) => {
@@ -132,6 +150,12 @@ fn status(error: &object_store::Error) -> Option<u16> {
 fn speaks_of_credentials(error: &object_store::Error) -> bool {
     let text = chain(error).to_ascii_lowercase();
     text.contains("credential") || text.contains("169.254.169.254")
+}
+
+/// S3 answers with 400, as if the request were a wrong one.
+fn has_expired(error: &object_store::Error) -> bool {
+    let text = chain(error);
+    ["ExpiredToken", "RequestExpired", "TokenRefreshRequired"].iter().any(|code| text.contains(code))
 }
 
 fn chain(error: &object_store::Error) -> String {

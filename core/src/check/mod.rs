@@ -12,7 +12,7 @@ use crate::id::BackupId;
 use crate::model::{Segment, SegmentSize};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
-use crate::session::begin::check_host;
+use crate::session::begin::{NO_GROUP, check_host};
 use crate::session::owner::Liveness;
 use crate::session::{BackupRequest, Phase, WalPolicy};
 use crate::wal::WalArchive;
@@ -134,7 +134,7 @@ impl Engine {
             report.bad(
                 "consistency",
                 format!("provider {} cannot cut these volumes by one call", provider.name()),
-                Some("take them one by one: --consistency independent"),
+                Some(NO_GROUP),
             );
         }
         let backup_id = BackupId::at(self.clock().local().naive_local());

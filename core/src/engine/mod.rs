@@ -228,7 +228,7 @@ impl Engine {
         let plan = self.plan_backup(control.as_mut(), request).await?;
         tracing::info!(volumes = begin::volume_names(&plan.plain_volumes()), "planned");
         self.catalog().pin_system_id(&plan.facts.system_id, request.new_system_id.as_deref()).await?;
-        BackupSession::begin(self.tools.clone(), plan, control).await
+        BackupSession::begin(self.tools.clone(), plan, request.backup_id.is_none(), control).await
     }
 
     /// All sessions whose journal exists, oldest first, and the ids of those whose journal cannot be read.

@@ -27,6 +27,7 @@ use crate::catalog::store::{AddressingStyle, AzureCredential};
 use crate::engine::{Engine, EngineBuilder, RecoverRequest};
 use crate::error::{Error, Result};
 use crate::host::devices::HostDescription;
+use crate::id::BackupId;
 use crate::postgres::ConnectOptions;
 use crate::provider::SnapshotProvider;
 use crate::provider::local::LocalOptions;
@@ -243,6 +244,8 @@ pub struct BackupOptions {
     pub tags: BTreeMap<String, String>,
     /// The system identifier of the cluster, if it has replaced the one whose catalog this was.
     pub new_system_id: Option<String>,
+    /// The id, when the caller has given it already; without it, the engine chooses.
+    pub backup_id: Option<BackupId>,
 }
 
 impl From<BackupOptions> for BackupRequest {
@@ -256,6 +259,7 @@ impl From<BackupOptions> for BackupRequest {
             tags: options.tags,
             group: options.consistency.group(),
             new_system_id: options.new_system_id,
+            backup_id: options.backup_id,
         }
     }
 }

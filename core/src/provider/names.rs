@@ -51,6 +51,15 @@ impl NameRules {
     }
 }
 
+/// A text of the user for a message: in quotes, and only its beginning if it is long.
+pub(crate) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 40;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}… ({} characters)", &text[..end], text.chars().count()),
+        None => format!("{text:?}"),
+    }
+}
+
 /// FNV-1a, folded to 32 bits: small, and the same in every version of every library.
 pub(crate) fn hash(text: &str) -> u32 {
     let wide = text

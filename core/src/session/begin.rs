@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::{HostView, PgRole, cover};
 use crate::id::BackupId;
 use crate::postgres::{BackupControl, ServerFacts};
+use crate::provider::names::quoted;
 use crate::provider::{SnapshotProvider, Volume, VolumeSelection, VolumeSnapshot};
 
 /// What the user asks for.
@@ -37,6 +38,8 @@ pub struct BackupRequest {
     pub group: Option<bool>,
     /// The system identifier of the cluster, if it has replaced the one whose catalog this was.
     pub new_system_id: Option<String>,
+    /// The id, when the caller has a catalog of its own and has given it already. `None`: the engine chooses.
+    pub backup_id: Option<BackupId>,
 }
 
 /// How far the clocks of hosts that share a catalog may differ before a backup in the future is taken for a clock that
@@ -72,10 +75,8 @@ pub(crate) async fn plan(
     let placed = cover(&paths, &volumes, &host.mounts()?).require()?;
     let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
     if request.group == Some(true) && !group {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("provider {} cannot cut these volumes by one call", provider.name()),
-        ));
+        let message = format!("provider {} cannot cut these volumes by one call", provider.name());
+        return Err(Error::new(ErrorKind::Unsupported, message).with_hint(NO_GROUP));
     }
     let control_volume = placed
         .iter()
@@ -83,7 +84,10 @@ pub(crate) async fn plan(
         .map(|placed| placed.volume)
         .ok_or_else(|| Error::internal("no volume holds the data directory"))?;
     let waves = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, group);
-    let backup_id = propose_id(catalog, journal, clock.as_ref()).await?;
+    let backup_id = match &request.backup_id {
+        Some(given) => free_id(catalog, given).await?,
+        None => propose_id(catalog, journal, clock.as_ref()).await?,
+    };
     let mut plan = SessionPlan {
         server: catalog.server().to_string(),
         mark: proposed_mark(tools).await?,
@@ -114,8 +118,8 @@ pub(crate) async fn plan(
     Ok(plan)
 }
 
-/// Stores the plan, and so claims its backup id, or the next free one.
-pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan) -> Result<SessionState> {
+/// Stores the plan, and so claims its backup id, or the next free one if that may be `any`.
+pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan, any: bool) -> Result<SessionState> {
     plan.mark = tools.journal.mark(tools.ids.as_ref()).await.map_err(|error| error.with_operation("plan"))?;
     for _ in 0..ID_ATTEMPTS {
         let record = Record::Planned { plan: Box::new(plan.clone()) };
@@ -129,6 +133,7 @@ pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan) -> Result<Sessio
         };
         match tools.journal.append(&plan.backup_id, &entry).await {
             Ok(()) => return SessionState::replay(&[entry]),
+            Err(error) if error.kind() == ErrorKind::Fenced && !any => return Err(taken(&plan.backup_id)),
             Err(error) if error.kind() == ErrorKind::Fenced => {
                 // Another backup was started in the same second.
                 let next = plan.backup_id.next();
@@ -179,6 +184,20 @@ async fn propose_id(catalog: &Catalog, journal: &Journal, clock: &dyn Clock) -> 
     Ok(newest.next())
 }
 
+/// An id that the caller has chosen, if there is no such backup. That there is no such session either, [`claim`] finds out.
+/// The order of ids is then the caller's affair.
+async fn free_id(catalog: &Catalog, given: &BackupId) -> Result<BackupId> {
+    match catalog.entry(given).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(given.clone()),
+        Err(error) => Err(error),
+        Ok(_) => Err(taken(given)),
+    }
+}
+
+fn taken(id: &BackupId) -> Error {
+    Error::new(ErrorKind::Conflict, format!("there is a backup or a session {id} already"))
+}
+
 /// Archiving has to work, or the engine has to be able to read `pg_wal`; else the backup could never be published.
 fn check_archiving(facts: &ServerFacts, host: HostView<'_>, wal: WalPolicy) -> Result<()> {
     let archiving = facts.archive_mode != "off" && !facts.archive_command.is_empty();
@@ -210,16 +229,25 @@ pub(crate) fn check_host(provider: &dyn SnapshotProvider, host: HostView<'_>) ->
     }
 }
 
+/// What to do about volumes that the provider cannot cut by one call.
+pub(crate) const NO_GROUP: &str = "give --consistency independent or auto; in Google Cloud the disks can be put into one \
+                                   consistency group";
+
+/// The longest name of a backup: who lists backups wants to read it.
+const LONGEST_NAME: usize = 255;
+
 /// A name as stock tools accept it: not empty, not an id, not a word that means something else.
 fn check_name(name: &str) -> Result<()> {
     const RESERVED: [&str; 9] =
         ["latest", "last", "oldest", "first", "last-failed", "latest-full", "last-full", "auto", "None"];
-    let bad = |why: &str| Err(Error::invalid(format!("not a good backup name: {name:?}")).with_hint(why.to_owned()));
+    let bad =
+        |why: &str| Err(Error::invalid(format!("not a good backup name: {}", quoted(name))).with_hint(why.to_owned()));
     match name {
         "" => bad("it is empty"),
         name if BackupId::looks_like(name) => bad("it looks like a backup id"),
         name if RESERVED.contains(&name) => bad("the word has a meaning of its own"),
         name if name.trim() != name || name.contains(['\n', '\r']) => bad("it begins or ends with a blank"),
+        name if name.chars().count() > LONGEST_NAME => bad("it has more than 255 characters"),
         _ => Ok(()),
     }
 }

@@ -103,10 +103,11 @@ impl BackupSession {
     pub(crate) async fn begin(
         tools: Tools,
         plan: SessionPlan,
+        any_id: bool,
         control: Box<dyn crate::postgres::BackupControl>,
     ) -> Result<Self> {
         let volumes = plan.volumes.len();
-        let state = begin::claim(&tools, plan).await?;
+        let state = begin::claim(&tools, plan, any_id).await?;
         tools.listener.tell(&Progress::Planned { backup_id: state.plan.backup_id.clone(), volumes });
         Ok(Self::new(Driver::new(tools, state, Some(control), CancelToken::new())))
     }

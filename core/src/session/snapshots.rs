@@ -53,7 +53,9 @@ async fn create(tools: &Tools, state: &SessionState, request: &CreateRequest) ->
             Retry::Unknown => return look(tools, state, request, error).await,
             _ if error.kind() == ErrorKind::Conflict => return look(tools, state, request, error).await,
             Retry::Never => return Err(error),
-            Retry::After(asked) => tools.clock.sleep(asked.min(CREATE_PATIENCE)).await,
+            // PostgreSQL is in backup mode: what cannot succeed in time is not waited for.
+            Retry::After(asked) if asked > CREATE_PATIENCE => return Err(error),
+            Retry::After(asked) => tools.clock.sleep(asked).await,
             Retry::Safe => {}
         }
         if wait.pause(state).await.is_err() {

@@ -174,7 +174,7 @@ impl Catalog {
                 (Err(error), Selection::Obsolete(_)) if snapshots::is_refusal(&error) => {
                     plan.skipped.push(SkippedBackup { id, why: error.chain() });
                 }
-                (Err(error), _) => return Err(error.with_context("backup_id", id.to_string())),
+                (Err(error), _) => return Err(refused(&id, error)),
             }
         }
         let going = |facts: &BackupFacts| found.iter().any(|(id, _)| *id == facts.id);
@@ -286,4 +286,16 @@ impl fmt::Display for DeletePlan {
             ([first, .., last], None) => writeln!(f, "{} WAL files: {first} to {last}", self.wal_keys.len()),
         }
     }
+}
+
+/// The error for a backup that the user may have named in another way than by its id.
+fn refused(id: &BackupId, error: Error) -> Error {
+    let id = id.to_string();
+    let error = match error.message().contains(&id) {
+        true => error,
+        false => Error::new(error.kind(), format!("backup {id} cannot be deleted"))
+            .with_retry(error.retry())
+            .with_source(error),
+    };
+    error.with_context("backup_id", id)
 }

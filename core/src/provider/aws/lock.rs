@@ -87,10 +87,12 @@ impl Lock {
             (Some(days), None) => Until::Days(days),
             (None, Some(date)) => Until::Date(parse_date(date)?),
             (Some(_), Some(_)) => {
-                return Err(Error::invalid("lock_duration and lock_expiration_date exclude each other"));
+                return Err(Error::invalid("lock_duration and lock_expiration_date exclude each other")
+                    .with_hint("give one of --aws-snapshot-lock-duration and --aws-snapshot-lock-expiration-date"));
             }
             (None, None) => {
-                return Err(Error::invalid("lock_mode needs lock_duration or lock_expiration_date"));
+                return Err(Error::invalid("lock_mode needs lock_duration or lock_expiration_date")
+                    .with_hint("give --aws-snapshot-lock-duration or --aws-snapshot-lock-expiration-date"));
             }
         };
         Ok(Some(Self { mode, cool_off, until }))

@@ -12,7 +12,7 @@ use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 
 use crate::error::{Error, Result};
 use crate::id::BackupId;
-use crate::provider::names::NameRules;
+use crate::provider::names::{NameRules, quoted};
 use crate::provider::{CreateRequest, Volume};
 
 /// The tag that people and tools read as the name.
@@ -71,7 +71,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<()> {
             .with_hint(format!("AWS allows {MOST_TAGS}, {OUR_TAGS} of which are needed; {room} are left")));
     }
     for (key, value) in tags {
-        let bad = |why: String| Error::invalid(format!("tag {key:?} is not possible: {why}"));
+        let bad = |why: String| Error::invalid(format!("tag {} is not possible: {why}", quoted(key)));
         if key.is_empty() || key.chars().count() > LONGEST_KEY {
             return Err(bad(format!("a key has 1 to {LONGEST_KEY} characters")));
         }
@@ -83,7 +83,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<()> {
         }
         let begins = |with: &str| key.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
         if begins("aws:") || begins(OURS) {
-            return Err(bad("that prefix is reserved".to_owned()));
+            return Err(bad(format!("keys that begin with aws: or {OURS} are reserved")));
         }
         if key == NAME {
             return Err(bad("the name of a snapshot is that of its disk and backup".to_owned()));

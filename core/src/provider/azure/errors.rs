@@ -58,7 +58,9 @@ impl Refusal {
     /// Reads the object with `code` and `message`, which also stands in the status of a failed operation.
     pub(super) fn of_error(error: &Value) -> Self {
         let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let mut message = text(error, "message");
+        // A link to a page that says nothing more.
+        let own = text(error, "message");
+        let mut message = own.split(" For more details please go to ").next().unwrap_or_default().to_owned();
         for detail in error.get("details").and_then(Value::as_array).into_iter().flatten() {
             let more = text(detail, "message");
             if !more.is_empty() && !message.contains(&more) {

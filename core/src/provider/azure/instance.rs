@@ -36,7 +36,12 @@ pub(super) async fn get(azure: &AzureProvider, id: &ResourceId) -> Result<Virtua
     let ask = |client: &azure_mgmt_compute::package_2024_07_01::Client| {
         client.virtual_machines_client().get(&id.scope.group, &id.name, &id.scope.subscription).into_future()
     };
-    azure.clients.read(call, ask).await
+    azure.clients.read(call, ask).await.map_err(|error| match (error.kind(), error.hint()) {
+        (ErrorKind::NotFound, None) => {
+            error.with_hint("are --snapshot-instance, --azure-resource-group and --azure-subscription-id right?")
+        }
+        _ => error,
+    })
 }
 
 /// The id of an instance that this provider has returned.

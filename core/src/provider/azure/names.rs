@@ -18,7 +18,7 @@ use super::METHOD;
 use super::arm::{ResourceId, Scope, key};
 use crate::error::{Error, Result};
 use crate::id::Token;
-use crate::provider::names::{NameRules, hash};
+use crate::provider::names::{NameRules, hash, quoted};
 use crate::provider::{CreateRequest, Ticket, VolumeSnapshot};
 
 /// The rules for the name of a snapshot or a disk.
@@ -164,25 +164,25 @@ fn wrong_tags(tags: &BTreeMap<String, String>) -> Vec<String> {
     if tags.len() + MOST_OURS > MOST_TAGS {
         wrong.push(format!("{} tags, and there is room for {}", tags.len(), MOST_TAGS - MOST_OURS));
     }
-    for (name, value) in tags {
-        let lower = name.to_lowercase();
-        if name.is_empty() || name.chars().count() > LONGEST_NAME {
-            wrong.push(format!("the name of tag {name:?} has not 1 to {LONGEST_NAME} characters"));
+    for (key, value) in tags {
+        let (lower, name) = (key.to_lowercase(), quoted(key));
+        if key.is_empty() || key.chars().count() > LONGEST_NAME {
+            wrong.push(format!("the name of tag {name} has not 1 to {LONGEST_NAME} characters"));
         }
-        if let Some(bad) = name.chars().find(|c| "<>%&\\?/".contains(*c) || c.is_control()) {
-            wrong.push(format!("the name of tag {name:?} has a {bad:?}"));
+        if let Some(bad) = key.chars().find(|c| "<>%&\\?/".contains(*c) || c.is_control()) {
+            wrong.push(format!("the name of tag {name} has a {bad:?}"));
         }
         if ["microsoft", "azure", "windows"].iter().any(|reserved| lower.starts_with(reserved)) {
-            wrong.push(format!("the name of tag {name:?} is reserved by Azure"));
+            wrong.push(format!("the name of tag {name} is reserved by Azure"));
         }
         if lower.starts_with(OURS) {
-            wrong.push(format!("the name of tag {name:?} is reserved for this program"));
+            wrong.push(format!("the name of tag {name} is reserved for this program"));
         }
         if value.chars().count() > LONGEST_VALUE {
-            wrong.push(format!("the value of tag {name:?} has more than {LONGEST_VALUE} characters"));
+            wrong.push(format!("the value of tag {name} has more than {LONGEST_VALUE} characters"));
         }
         if !seen.insert(lower) {
-            wrong.push(format!("tag {name:?} is there twice; case does not count"));
+            wrong.push(format!("tag {name} is there twice; case does not count"));
         }
     }
     wrong

@@ -60,7 +60,9 @@ fn from_sdk(what: &str, call: Call, error: SdkError) -> Error {
     let unreachable = |retry| Error::new(ErrorKind::Unavailable, format!("cannot {what}")).with_retry(retry);
     if let Some(status) = error.http_status_code() {
         let facts = facts(status, &error);
-        return judge(what, call, &facts).with_source(error);
+        let judged = judge(what, call, &facts);
+        // The error of the SDK would say the same message again.
+        return if facts.message.is_empty() { judged.with_source(error) } else { judged };
     }
     if error.is_connect() {
         return unreachable(Retry::Safe)

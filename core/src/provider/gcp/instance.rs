@@ -45,10 +45,16 @@ impl Gcp {
         let (project, zone) = place(instance)?;
         let client = self.clients.instances().await?;
         let asked = client.get().set_project(project).set_zone(zone).set_instance(&instance.name).send().await;
+        const HINT: &str = "are --snapshot-instance, --gcp-zone and --gcp-project right?";
         asked.map_err(failed("look at the instance", Call::Read)).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 Error::not_found(format!("no instance {} in zone {zone} of project {project}", instance.name))
-                    .with_hint("are --snapshot-instance, --gcp-zone and --gcp-project right?")
+                    .with_hint(HINT)
+                    .with_source(error)
+            }
+            ErrorKind::InvalidInput => {
+                Error::invalid(format!("there can be no instance {} in {zone} of project {project}", instance.name))
+                    .with_hint(HINT)
                     .with_source(error)
             }
             _ => error,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
-use crate::provider::names::{NameRules, hash};
+use crate::provider::names::{NameRules, hash, quoted};
 use crate::provider::{CreateRequest, Volume};
 
 /// The label with the token of the session or restore.
@@ -103,7 +103,7 @@ pub(super) fn own_labels(token: &Token, mark: &str) -> BTreeMap<String, String> 
 /// [`InvalidInput`](crate::error::ErrorKind::InvalidInput) that names the first tag which breaks a rule, and the rule.
 pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<()> {
     let refuse = |tag: &str, rule: &str| {
-        Err(Error::invalid(format!("the tag {tag:?} cannot be a label in Google Cloud: {rule}")))
+        Err(Error::invalid(format!("the tag {} cannot be a label in Google Cloud: {rule}", quoted(tag))))
     };
     const CHARACTERS: &str = "lower-case letters, digits, - and _ only";
     for (key, value) in tags {

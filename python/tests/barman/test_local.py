@@ -1,0 +1,156 @@
+"""The whole life of a backup on a Barman server with ``snapshot_provider = local``, by Barman's own commands.
+
+What restores is Barman's, too; that the engine has taken the snapshots is proven by its journal and by the subvolumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bed import SERVER, VERSIONS, Barman, Cluster, Site, btrfs, need_postgres, own_directory, place
+
+_JOURNAL = ["planned", "start_intended", "start_returned", "cut_intended", "stop_returned", "published"]
+
+
+@pytest.fixture(params=VERSIONS)
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A server that can be backed up."""
+    barman = Barman.of(request.param)
+    need_postgres()
+    with place() as at, btrfs(at) as fs:
+        site = Site(barman, at, fs)
+        try:
+            site.start()
+            site.cluster.fill()
+            yield site
+        finally:
+            site.cluster.stop()
+
+
+@pytest.fixture
+def restored(site: Site) -> Iterator[Cluster]:
+    """The place for a restored server, beside the original on the same file system."""
+    cluster = Cluster(own_directory(site.fs / "r") / "data", own_directory(site.at / "t"))
+    yield cluster
+    cluster.stop()
+
+
+def test_a_backup_is_checked_taken_listed_shown_restored_and_deleted(site: Site, restored: Cluster) -> None:
+    checked = site.run("check", SERVER).ok()
+    for line in (
+        "snapshot instance exists: OK",
+        "snapshot disks attached to instance: OK",
+        "snapshot disks mounted on instance: OK",
+        "snapshot privileges: OK",
+        "archive_command: OK",
+    ):
+        assert line in checked
+    assert "FAILED" not in checked
+
+    at_backup = site.cluster.sums()
+    first = site.backup("--name", "nightly")
+    assert [event for event in site.events(first) if event in _JOURNAL] == _JOURNAL
+    assert [name for name in site.snapshots() if first.lower() in name] == site.snapshots() != []
+    second = site.backup()
+    assert site.ids() == [second, first]
+    assert "nightly" in site.run("list-backups", SERVER).ok()
+
+    shown = site.run("-f", "json", "show-backup", SERVER, first).json()[SERVER]
+    base = shown["base_backup_information"]
+    assert (shown["status"], base["backup_method"], base["timeline"]) == ("DONE", "snapshot-concurrent", 1)
+    assert base["begin_wal"] <= base["end_wal"]
+    assert site.run("check-backup", SERVER, first).code == 0
+
+    site.cluster.sql("DELETE FROM kept WHERE g % 2 = 0")
+    site.run("restore" if site.barman.version == "3.19.1" else "recover", SERVER, first, restored.data).ok()
+    restored.start()
+    assert restored.sums() == at_backup
+    assert restored.sql("SELECT pg_is_in_recovery()") == "f"
+    # Barman keeps a restored server away from the archive of the original.
+    assert restored.sql("SHOW archive_command") == "false"
+    assert restored.sql("SHOW restore_command") == ""
+    restored.stop()
+
+    assert site.run("delete", SERVER, first).code == 0
+    assert site.ids() == [second]
+    assert all(first.lower() not in name for name in site.snapshots()) and site.snapshots()
+    assert site.events(first) == []
+    site.run("delete", SERVER, second).ok()
+    assert (site.ids(), site.snapshots()) == ([], [])
+
+
+def test_a_restore_to_a_time_is_barmans(site: Site, restored: Cluster) -> None:
+    backup = site.backup()
+    site.cluster.sql("INSERT INTO kept SELECT g, md5(g::text) FROM generate_series(20001, 20100) AS g")
+    wanted = site.cluster.sums()
+    moment = site.cluster.sql("SELECT clock_timestamp()")
+    site.cluster.sql("SELECT pg_sleep(0.1); DROP TABLE kept")
+    site.run("switch-wal", "--force", "--archive", SERVER).ok()
+    options = ("--target-time", moment, "--target-action", "promote", "--no-get-wal")
+    site.run("recover", *options, SERVER, backup, restored.data).ok()
+    restored.start()
+    restored.sql("DO $$ BEGIN WHILE pg_is_in_recovery() LOOP PERFORM pg_sleep(0.05); END LOOP; END $$")
+    assert restored.sums() == wanted
+    assert restored.sql("SELECT timeline_id FROM pg_control_checkpoint()") != "0"
+
+
+def test_retention_of_barman_deletes_the_snapshots(site: Site) -> None:
+    kept = [site.backup() for _ in range(3)][1:]
+    config = site.config.read_text()
+    site.config.write_text(config + "retention_policy = REDUNDANCY 2\n")
+    site.run("cron").ok()
+    assert sorted(site.ids()) == kept
+    assert len(site.snapshots()) == 2
+
+
+def test_a_backup_that_fails_is_failed_for_barman_and_nothing_for_the_engine(site: Site) -> None:
+    good = site.backup()
+    config = site.config.read_text()
+    folder = site.fs / ".barman_snap"
+    # After the checks, which would have found it.
+    aside = folder.with_name("aside")
+    script = site.at / "break.sh"
+    script.write_text(f"#!/bin/sh\nmv {folder} {aside}\ntouch {folder}\n")
+    script.chmod(0o755)
+    site.config.write_text(config + f"pre_backup_script = {script}\n")
+    ran = site.run("backup", SERVER, "--immediate-checkpoint")
+    assert ran.code == 1 and "taking snapshots" in ran.out + ran.err
+    folder.unlink()
+    aside.rename(folder)
+    site.config.write_text(config)
+    failed, before = site.ids()
+    assert before == good
+    shown = site.run("-f", "json", "show-backup", SERVER, failed).json()[SERVER]
+    assert shown["status"] == "FAILED" and "taking snapshots" in shown["error"]
+    assert len(site.snapshots()) == 1
+    assert site.run("delete", SERVER, failed).code == 0
+    assert site.ids() == [good] and len(site.snapshots()) == 1
+    site.backup()
+
+
+def test_without_the_adapter_barman_does_not_know_the_provider(site: Site) -> None:
+    ran = site.stock("check", SERVER)
+    assert ran.code == 1 and "configuration: FAILED" in ran.out
+    assert site.run("check", SERVER, env={"BARMAN_SNAP": "off"}).code == 1
+
+
+def test_installed_it_works_by_barmans_own_script_where_a_file_says_so(site: Site) -> None:
+    config = site.at / "snap.conf"
+    config.write_text("[barman-snap]\nenabled = off\n[main]\nenabled = on\n")
+    switch = {"BARMAN_SNAP": str(config)}
+    site.barman.adapter("install", root=True).ok()
+    try:
+        assert site.stock("check", SERVER, env=switch).code == 0
+        site.stock("backup", SERVER, "--immediate-checkpoint", "--wait", env=switch).ok()
+        [backup] = site.ids()
+        assert site.events(backup)[-1] == "published"
+        # Without a configuration it is as if it were not there.
+        assert site.stock("check", SERVER).code == 1
+        site.stock("delete", SERVER, backup, env=switch).ok()
+        assert site.snapshots() == []
+    finally:
+        site.barman.adapter("uninstall", root=True).ok()
+    assert site.stock("check", SERVER, env=switch).code == 1
+    assert not list(Path(site.barman.bin.parent).glob("lib/python*/site-packages/**/barman_snap_startup*"))
