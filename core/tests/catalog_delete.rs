@@ -202,7 +202,8 @@ async fn a_locked_backup_is_refused_by_id_and_left_out_of_a_retention_run() {
 
     let error = delete(&engine, &of(&locked)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Precondition);
-    assert!(error.to_string().contains("locked") && error.to_string().contains("2027-01-01"), "{error}");
+    let line = error.chain();
+    assert!(["locked", "2027-01-01", &locked.to_string()].iter().all(|word| line.contains(word)), "{line}");
     assert_eq!(provider.existing().len(), 3, "nothing of it is gone");
 
     let plan = delete(&engine, &redundancy(1)).await.unwrap();

@@ -7,7 +7,7 @@ use barman_snap::engine::restore::RestoreListener;
 use barman_snap::id::BackupId;
 use barman_snap::postgres::BackupControl;
 use barman_snap::restore::{RestorePlan, RestoreRequest, VerifyOptions, WalSource};
-use barman_snap::session::gc::GcPlan;
+use barman_snap::session::gc::{GcLimits, GcPlan};
 use barman_snap::session::{BackupRequest, BackupSession, CancelToken};
 use barman_snap::wal::WalArchive;
 use barman_snap::{Engine, Error};
@@ -31,7 +31,7 @@ fn the_futures_of_the_engine(
     is_send(engine.sessions());
     is_send(engine.recover(&RecoverRequest::default()));
     is_send(engine.adopt(id));
-    is_send(engine.plan_gc(chrono::Duration::days(1)));
+    is_send(engine.plan_gc(&GcLimits::default()));
     is_send(engine.apply_gc(gc));
     is_send(engine.plan_restore(id, restore.0));
     is_send(engine.restore(restore.1, restore.3, restore.2));

@@ -10,6 +10,7 @@ mod support_session;
 use barman_snap::engine::RecoverRequest;
 use barman_snap::id::BackupId;
 use barman_snap::session::fault::FaultPlan;
+use barman_snap::session::gc::GcLimits;
 use barman_snap::session::{BackupRequest, Phase, Step, WalPolicy, Wishes, step};
 use barman_snap::testing::faults::Mishap;
 use barman_snap::testing::{OneFault, Recorder};
@@ -304,7 +305,7 @@ async fn what_a_later_version_has_written_is_neither_garbage_nor_undone() {
     house.raise_record_version(&open).await;
 
     let engine = house.engine().build();
-    let plan = engine.plan_gc(chrono::Duration::zero()).await.unwrap();
+    let plan = engine.plan_gc(&GcLimits::default()).await.unwrap();
     assert!(plan.is_empty() && plan.refusal.is_some(), "{plan}");
     let wishes = Wishes { force: true, ..Wishes::default() };
     let rescues = engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();

@@ -8,8 +8,13 @@ mod support_session;
 use barman_snap::ErrorKind;
 use barman_snap::id::BackupId;
 use barman_snap::session::Step;
+use barman_snap::session::gc::GcLimits;
 use serde_json::Value;
 use support_session::{House, Verdict};
+
+/// Nothing is kept for its age.
+const AT_ONCE: GcLimits =
+    GcLimits { keep_undone: chrono::Duration::zero(), volumes_older_than: chrono::Duration::zero() };
 
 #[tokio::test]
 async fn gc_finds_what_bears_our_mark_and_belongs_to_nobody() {
@@ -18,19 +23,19 @@ async fn gc_finds_what_bears_our_mark_and_belongs_to_nobody() {
     session.run().await.unwrap();
     let id = session.backup_id().clone();
     let engine = house.engine().build();
-    assert!(engine.plan_gc(chrono::Duration::days(30)).await.unwrap().is_empty());
+    assert!(engine.plan_gc(&GcLimits::default()).await.unwrap().is_empty());
     // A stock tool deletes the metadata and knows nothing of local snapshots.
     engine.catalog().remove(&id).await.unwrap();
-    let plan = engine.plan_gc(chrono::Duration::days(30)).await.unwrap();
+    let plan = engine.plan_gc(&GcLimits::default()).await.unwrap();
     assert_eq!(plan.orphans.len(), house.volumes());
     assert!(plan.journals.is_empty(), "the journal outlives its snapshots");
     assert!(plan.to_string().contains("they go first"), "{plan}");
     engine.apply_gc(&plan).await.unwrap();
     assert_eq!(house.verdict().await, Verdict::CleanSlate);
-    let plan = engine.plan_gc(chrono::Duration::days(30)).await.unwrap();
+    let plan = engine.plan_gc(&GcLimits::default()).await.unwrap();
     assert_eq!(plan.journals, [id]);
     engine.apply_gc(&plan).await.unwrap();
-    assert!(engine.plan_gc(chrono::Duration::days(30)).await.unwrap().is_empty());
+    assert!(engine.plan_gc(&GcLimits::default()).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -39,7 +44,7 @@ async fn gc_leaves_the_snapshots_of_an_unfinished_session_alone() {
     let mut session = house.backup(house.engine()).await.unwrap();
     while session.next_step().await.unwrap() != Some(Step::Snapshot(0)) {}
     drop(session);
-    let plan = house.engine().build().plan_gc(chrono::Duration::days(30)).await.unwrap();
+    let plan = house.engine().build().plan_gc(&GcLimits::default()).await.unwrap();
     assert!(plan.is_empty(), "{plan}");
     assert_eq!(plan.open_sessions.len(), 1);
 }
@@ -56,7 +61,7 @@ async fn forgotten(house: &House) -> BackupId {
 /// The journal stays, and the plan says why in one line, as text and as JSON; `apply` obeys.
 async fn assert_journal_stays(house: &House, id: &BackupId, why: &str) {
     let engine = house.engine().build();
-    let plan = engine.plan_gc(chrono::Duration::zero()).await.unwrap();
+    let plan = engine.plan_gc(&AT_ONCE).await.unwrap();
     assert!(plan.is_empty(), "{plan}");
     let line = plan.to_string().lines().find(|line| line.contains(&id.to_string())).unwrap().to_owned();
     assert!(line.contains("stays") && line.contains(why), "{line}");
@@ -108,7 +113,7 @@ async fn a_journal_is_not_dropped_when_its_snapshots_come_to_light_after_the_pla
     let house = House::new();
     let id = forgotten(&house).await;
     let engine = house.engine().build();
-    let plan = engine.plan_gc(chrono::Duration::zero()).await.unwrap();
+    let plan = engine.plan_gc(&AT_ONCE).await.unwrap();
     assert_eq!(plan.journals, [id]);
     house.hide_snapshots(false);
     let error = engine.apply_gc(&plan).await.unwrap_err();

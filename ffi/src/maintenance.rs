@@ -36,10 +36,11 @@ pub unsafe extern "C" fn bs_recover(
     unsafe { guard(error, work) }
 }
 
-/// Finds snapshots that bear our mark and belong to nobody, and journals of what is gone. `*plan` becomes a JSON object:
-/// orphans, journals, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
+/// Finds snapshots that bear our mark and belong to nobody, volumes that a restore has made and never attached, and journals of
+/// what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, journals, kept_journals,
+/// open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
 ///
-/// `options` is NULL or a JSON object with any of: apply, keep_undone_days.
+/// `options` is NULL or a JSON object with any of: apply, keep_undone_days, volumes_older_than_days.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_gc(
     engine: *const bs_engine,

@@ -71,7 +71,7 @@ def _dump(value: Any) -> Any:
 class Record:
     """The base of all results: frozen dataclasses.
 
-    They compare by their fields. Their ``repr`` leaves out what is empty. `to_dict` gives all that the engine said, also
+    A field with the metadata ``flat`` has its keys among those of the record. They compare by their fields. Their ``repr`` leaves out what is empty. `to_dict` gives all that the engine said, also
     what has no field of its own, with times in milliseconds as the engine, the C library and ``--format json`` have them.
     """
 
@@ -82,7 +82,9 @@ class Record:
         types = _types(cls)
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if _key(field) in data:
+            if field.metadata.get("flat"):
+                values[field.name] = _load(types[field.name], data)
+            elif _key(field) in data:
                 values[field.name] = _load(types[field.name], data[_key(field)])
         made = cls(**values)
         object.__setattr__(made, "_data", dict(data))
@@ -90,7 +92,10 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values that ``json`` can write. A new dictionary each time."""
-        data: dict[str, Any] = {_key(field): _dump(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        data: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = _dump(getattr(self, field.name))
+            data.update(value if field.metadata.get("flat") else {_key(field): value})
         return {**data, **copy.deepcopy(self.__dict__.get("_data", {}))}
 
     def __repr__(self) -> str:

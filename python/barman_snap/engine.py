@@ -458,10 +458,17 @@ class Engine(_native.Engine):
         options = {"backup_id": backup, "force": force, "discard": discard, "dry_run": dry_run}
         return [Rescue.from_dict(each) for each in self._recover(options, cancel)]
 
-    def gc(self, *, apply: bool = False, keep_undone_days: int = 30) -> Garbage:
-        """Finds snapshots that belong to nobody, and journals of backups that were undone long ago; with ``apply``, removes
-        them."""
-        return Garbage.from_dict(self._gc({"apply": apply, "keep_undone_days": keep_undone_days}))
+    def gc(
+        self, *, apply: bool = False, keep_undone_days: int = 30, volumes_older_than_days: int = 1
+    ) -> Garbage:
+        """Finds snapshots that belong to nobody, volumes that a restore has made and never attached, and journals of backups
+        that were undone long ago; with ``apply``, removes them."""
+        options = {
+            "apply": apply,
+            "keep_undone_days": keep_undone_days,
+            "volumes_older_than_days": volumes_older_than_days,
+        }
+        return Garbage.from_dict(self._gc(options))
 
     def wal_archive(
         self,

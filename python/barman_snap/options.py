@@ -28,6 +28,8 @@ class AwsOptions(TypedDict, total=False):
     """Regions to copy the snapshots to when they are complete."""
     copy_kms_key_id: str
     """KMS key for the copies."""
+    call_timeout_s: int
+    """Seconds that one call may take; 30 if not given."""
 
 
 class GcpOptions(TypedDict, total=False):
@@ -49,6 +51,8 @@ class GcpOptions(TypedDict, total=False):
     """``standard`` or ``archive``."""
     kms_key_name: str
     """Cloud KMS key to encrypt the snapshots with."""
+    call_timeout_s: int
+    """Seconds that one call may take; 30 if not given."""
 
 
 class AzureOptions(TypedDict, total=False):
@@ -69,4 +73,4 @@ class AzureOptions(TypedDict, total=False):
     copy_to: str
     """Region to copy the snapshots to when they are complete."""
     call_timeout_s: int
-    """Seconds that one call of the Resource Manager may take; 30 if not given."""
+    """Seconds that one call may take; 30 if not given."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Optional
 
 from ._record import Record
-from .provider import Ticket
+from .provider import RestoredVolume, Ticket
 
 __all__ = [
     "Backup",
@@ -20,8 +20,10 @@ __all__ = [
     "Finding",
     "Garbage",
     "KeptJournal",
+    "KeptVolume",
     "Listing",
     "Orphan",
+    "OrphanVolume",
     "Proof",
     "ProofCheck",
     "Reached",
@@ -449,8 +451,33 @@ class Orphan(Record):
     provider: str
     """What has it."""
 
-    ticket: Ticket
+    ticket: Ticket = field(metadata={"flat": True})
     """The snapshot."""
+
+
+@dataclass(frozen=True, repr=False)
+class OrphanVolume(Record):
+    """A volume that no restore wants any more."""
+
+    provider: str
+    """What has it."""
+
+    volume: RestoredVolume = field(metadata={"flat": True})
+    """The volume."""
+
+
+@dataclass(frozen=True, repr=False)
+class KeptVolume(Record):
+    """A volume of a restore that stays, although it is attached to nothing."""
+
+    provider: str
+    """What has it."""
+
+    id: str
+    """Its id."""
+
+    why: str
+    """Why, in one line."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -470,6 +497,15 @@ class Garbage(Record):
 
     orphans: tuple[Orphan, ...] = ()
     """Snapshots with our mark that no backup and no session has."""
+
+    volumes: tuple[OrphanVolume, ...] = ()
+    """Volumes that restores have made and never attached."""
+
+    kept_volumes: tuple[KeptVolume, ...] = ()
+    """Volumes of restores that are attached to nothing, and stay."""
+
+    unseen_volumes: Mapping[str, str] = field(default_factory=dict)
+    """Providers whose volumes could not be looked for, and why."""
 
     journals: tuple[str, ...] = ()
     """Sessions that are over, whose journals nobody needs."""

@@ -2,10 +2,11 @@
 
 One server answers all services, as moto does: `AWS_ENDPOINT_URL` is all that a client needs. Actions are named as in IAM,
 without the prefix for EC2 (`CreateSnapshot`), with it for others (`s3:PutObject`, `sts:GetCallerIdentity`).
+`aws_metadata` is another server, which a client finds by `AWS_EC2_METADATA_SERVICE_ENDPOINT`; `env` turns it off.
 
 The cut of a snapshot happens before the call is answered; `cut_ms` delays the answer.
 `more` of the settings: `day_ms` (`aws_locks`), `init_ms` (`Ebs.initialised`), `snapshot_quota` (snapshots in the region), `token`
-(`expired`: every credential is an old one).
+(`expired`: every credential is an old one), `here` (the name or id of the instance that the metadata service is on).
 More of an instance: `instance_type` (`t2.medium`, whose disks are `/dev/xvdf`; `m5.large` shows NVMe devices), `zone`.
 More of a disk: `zone`, `volume_type`.
 """
@@ -23,7 +24,7 @@ from xml.etree import ElementTree
 
 from .cloud import CONTROL, Cloud, Place, Unknown
 from .faults import BadControl
-from .httpd import Gate, NoReply, Response, Subject, drop
+from .httpd import Gate, NoReply, Response, Server, Subject, drop
 
 # Before moto is imported: it would make thousands of images.
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
@@ -40,6 +41,7 @@ from werkzeug.serving import make_server  # noqa: E402
 from werkzeug.test import Client  # noqa: E402
 
 from .aws_ebs import Ebs, name_of, responses  # noqa: E402
+from .aws_metadata import Metadata  # noqa: E402
 
 REGION = "us-east-1"
 BUCKET = "backups"
@@ -72,6 +74,7 @@ class AwsCloud(Cloud):
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._inside("s3", "PUT", f"/{BUCKET}")
+        self._metadata = Server(Metadata(self))
 
     @property
     def backend(self) -> Any:
@@ -79,9 +82,9 @@ class AwsCloud(Cloud):
         return ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
 
     def endpoints(self) -> dict[str, str]:
-        """One for all services."""
+        """One for all services, and the metadata service."""
         url = f"http://127.0.0.1:{self._server.server_port}"
-        return {"api": url, "store": url, "catalog": f"s3://{BUCKET}/catalog"}
+        return {"api": url, "store": url, "catalog": f"s3://{BUCKET}/catalog", "metadata": self._metadata.url}
 
     def env(self) -> dict[str, str]:
         """For every AWS client."""
@@ -96,10 +99,26 @@ class AwsCloud(Cloud):
         }
 
     def close(self) -> None:
-        """Stops the server."""
+        """Stops the servers."""
+        self._metadata.close()
         self._gate.closing.set()
         self._server.shutdown()
         self._server.server_close()
+
+    # This machine
+
+    @property
+    def region(self) -> str:
+        """Where everything is."""
+        return REGION
+
+    def here(self) -> tuple[str, str] | None:
+        """Id and zone of the instance that this machine is."""
+        wanted = self.settings.more.get("here")
+        for each in self._instances():
+            if wanted in (None, each.id, name_of(each)):
+                return str(each.id), str(each.placement)
+        return None
 
     # The API
 

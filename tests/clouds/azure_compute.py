@@ -83,6 +83,7 @@ class ManagedDisk(Resource):
     lun: int | None = None
     owner: Machine | None = None
     zones: list[str] = field(default_factory=list)
+    moved: str | None = None
     creation: dict[str, Any] = field(default_factory=lambda: {"createOption": "Empty"})
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -99,6 +100,7 @@ class ManagedDisk(Resource):
             "uniqueId": str(uuid.uuid5(uuid.NAMESPACE_URL, self.id)),
             "networkAccessPolicy": "AllowAll",
             "publicNetworkAccess": "Enabled",
+            **({"LastOwnershipUpdateTime": self.moved} if self.moved else {}),
             **self.more,
         }
         zones = {"zones": self.zones} if self.zones else {}
@@ -283,7 +285,7 @@ class Compute:
                     self.store.attach(disk.bytes, devices.azure(number))
                 except devices.DeviceInUse:
                     continue
-                disk.lun, disk.owner = number, machine
+                disk.lun, disk.owner, disk.moved = number, machine, now()
                 machine.disks.append(disk)
                 return
             raise Refused(409, "InvalidParameter", f"No LUN is free for disk {disk.name}.", "dataDisk.lun")
@@ -299,7 +301,7 @@ class Compute:
                 except DiskBusy as error:
                     raise Refused(409, "OperationNotAllowed", f"{error}") from None
             disk.owner.disks.remove(disk)
-            disk.owner, disk.lun = None, None
+            disk.owner, disk.lun, disk.moved = None, None, now()
 
     # Snapshots
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import devices
 from .disks import GIB, Disk, DiskBusy
 from .gcp_snapshots import check_body
-from .gcp_world import Bytes, Refusal, Resource, World, name_of, parse_link, region_of, scope_of
+from .gcp_world import Bytes, Refusal, Resource, World, name_of, parse_link, region_of, scope_of, timestamp
 from .httpd import Request
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def connect(
         }
     )
     disk.shown["users"] = [instance.shown["selfLink"]]
+    disk.shown["lastAttachTimestamp"] = timestamp()
     return name, paths
 
 
@@ -172,6 +173,7 @@ def disconnect(world: World, store: Any, instance: Bytes, disk_link: str) -> Non
     store.detach(disk.disk)
     unlink(instance, disk_link)
     disk.shown.pop("users", None)
+    disk.shown["lastDetachTimestamp"] = timestamp()
 
 
 def unlink(instance: Bytes, disk_link: str) -> None:

@@ -30,7 +30,7 @@ class Metadata(Api):
 
     def refusal(self, kind: str, subject: Subject, seconds: float) -> Response:
         """It knows few errors."""
-        return Response(429 if kind == "throttle" else 503, b"", HEADERS)
+        return Response({"throttle": 429, "denied": 403}.get(kind, 503), b"", HEADERS)
 
     def handle(self, request: Request) -> Response:
         """One value."""

@@ -17,12 +17,19 @@ pub(crate) struct CloudArgs {
     /// Description of the host with the disks (from describe-host there), when it is not this one
     #[arg(long, value_name = "FILE", help_heading = "Snapshots")]
     pub(crate) host_description: Option<PathBuf>,
+    /// Seconds that one call of a cloud may take [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Snapshots")]
+    call_timeout: Option<u32>,
 }
 
 impl CloudArgs {
     /// The options of each cloud as the engine takes them.
     pub(crate) fn options(&self) -> (AwsOptions, GcpOptions, AzureOptions) {
-        (self.aws.options(), self.gcp.options(), self.azure.options())
+        let (mut aws, mut gcp, mut azure) = (self.aws.options(), self.gcp.options(), self.azure.options());
+        for limit in [&mut aws.call_timeout_s, &mut gcp.call_timeout_s, &mut azure.call_timeout_s] {
+            *limit = self.call_timeout;
+        }
+        (aws, gcp, azure)
     }
 }
 
@@ -104,6 +111,7 @@ impl GcpArgs {
             storage_location: self.gcp_storage_location.clone(),
             snapshot_type: self.gcp_snapshot_type.clone(),
             kms_key_name: self.gcp_snapshot_kms_key.clone(),
+            ..GcpOptions::default()
         }
     }
 }

@@ -480,6 +480,9 @@ pub(crate) struct GcArgs {
     /// Days for which the journals of undone backups are kept
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     pub(crate) keep_undone: u32,
+    /// Days after which a volume that a restore has made and never attached is garbage. Mind restores that are going on
+    #[arg(long, value_name = "DAYS", default_value_t = 1)]
+    pub(crate) volumes_older_than: u32,
     #[command(flatten)]
     pub(crate) provider: ProviderArgs,
 }

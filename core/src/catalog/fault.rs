@@ -168,3 +168,27 @@ fn chain(error: &object_store::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(body: &str) -> Error {
+        let source = format!("Server returned non-2xx status code: 400 Bad Request: {body}");
+        let error = object_store::Error::Generic { store: "S3", source: source.into() };
+        translate(Access::Write, "s3://bucket", "pg1/key", error)
+    }
+
+    #[test]
+    fn an_answer_in_xml_is_told_in_one_line() {
+        let error = answered("<?xml version=\"1.0\"?>\n<Error><Code>Odd</Code><Message>Something.</Message></Error>");
+        assert_eq!(error.chain(), "s3://bucket refuses to write pg1/key: Odd: Something");
+    }
+
+    #[test]
+    fn credentials_that_have_expired_are_told_from_wrong_requests() {
+        let error = answered("<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.chain().contains("ExpiredToken: The token has expired (renew them"), "{}", error.chain());
+    }
+}

@@ -180,11 +180,15 @@ pub(super) async fn a_volume_can_be_listed_until_it_is_attached_or_gone(bench: &
     let ours = async || listed().await.into_iter().filter(|found| found.carries(&wanted.token)).collect::<Vec<_>>();
     let found = ours().await;
     assert_eq!(found.iter().map(|found| &found.id).collect::<Vec<_>>(), [&volume.id], "it is listed with its token");
+    assert!(found[0].created().is_some(), "it is known when it was made: {found:?}");
+    assert!(!found[0].was_used(), "it was not attached yet: {found:?}");
     let others = ok("volumes can be listed", later.list_volumes("conformanc").await);
     assert!(!others.iter().any(|found| found.id == volume.id), "a part of the mark is another catalog");
     let attached = attach(bench, &volume).await;
     assert_eq!(ours().await, [], "what is attached is in use");
     ok("a volume can be detached", bench.provider.detach(&attached, &bench.instance).await);
+    let again = ours().await;
+    assert!(again.len() == 1 && again[0].was_used(), "that it was attached is not forgotten: {again:?}");
     ok("all that is needed is in the list", later.delete_volume(&found[0]).await);
     assert_eq!(ours().await, [], "what was deleted is not listed");
     bench.delete(&ticket).await;

@@ -1,37 +1,41 @@
 //! Garbage, as the engine offers it: gathers the facts, lets [`gc`] decide, carries out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Engine;
 use crate::catalog::CatalogEntry;
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
 use crate::model::BackupInfo;
-use crate::provider::Volume;
+use crate::provider::{SnapshotProvider, Volume};
 use crate::session::SessionState;
-use crate::session::gc::{self, GcFacts, GcPlan, Orphan};
+use crate::session::gc::{self, GcFacts, GcLimits, GcPlan, Orphan, OrphanVolume};
 use crate::session::{rescue, sight};
 
 impl Engine {
-    /// What `gc` would remove: snapshots that bear our mark and belong to nobody, journals of what is gone.
+    /// What `gc` would remove: snapshots that bear our mark and belong to nobody, volumes that a restore has made and never
+    /// attached, journals of what is gone.
     ///
     /// # Errors
     /// If the catalog or a provider cannot be listed.
-    pub async fn plan_gc(&self, keep_undone: chrono::Duration) -> Result<GcPlan> {
+    pub async fn plan_gc(&self, limits: &GcLimits) -> Result<GcPlan> {
         // The order matters. A session stores its plan before it creates anything, and keeps it until its backup.info names
         // its snapshots: whatever is listed first has its owner among what is read afterwards.
         let (before, _) = self.sessions().await?;
-        let snapshots = self.marked_snapshots(&before).await?;
+        let marked = self.marked(&before).await?;
         let (sessions, broken) = self.sessions().await?;
         let entries = self.tools.catalog.list().await?;
         let mut facts = GcFacts {
-            snapshots,
+            snapshots: marked.snapshots,
+            volumes: marked.volumes,
+            unseen_volumes: marked.unseen_volumes,
             unreadable: entries.iter().filter(|entry| is_unreadable(entry)).map(|entry| entry.id.clone()).collect(),
             catalog: entries.iter().filter_map(token_of).collect(),
             sessions,
             unreadable_sessions: broken.into_iter().map(|(id, _)| id).collect(),
             now: self.tools.clock.now(),
-            keep_undone,
+            limits: *limits,
             out_of_sight: BTreeMap::new(),
         };
         let mut out_of_sight = BTreeMap::new();
@@ -45,14 +49,14 @@ impl Engine {
     }
 
     /// Everything that bears the mark of this server, of every provider that a session knows, and of the engine's own.
-    async fn marked_snapshots(&self, sessions: &[SessionState]) -> Result<Vec<Orphan>> {
-        let Some(mark) = self.tools.journal.known_mark().await? else { return Ok(Vec::new()) };
+    async fn marked(&self, sessions: &[SessionState]) -> Result<Marked> {
+        let mut marked = Marked::default();
+        let Some(mark) = self.tools.journal.known_mark().await? else { return Ok(marked) };
         let own = self.provider().name();
         let mut places: BTreeMap<&str, Vec<Volume>> = BTreeMap::from([(own, Vec::new())]);
         for state in sessions {
             places.entry(&state.plan.provider).or_default().extend(state.plan.plain_volumes());
         }
-        let mut snapshots = Vec::new();
         for (name, mut volumes) in places {
             let provider = match self.tools.providers.open(name).await {
                 Ok(provider) => provider,
@@ -65,9 +69,10 @@ impl Engine {
             volumes.sort_by(|a, b| a.id.cmp(&b.id));
             volumes.dedup_by(|a, b| a.id == b.id);
             let found = provider.list(&mark, &volumes).await?;
-            snapshots.extend(found.into_iter().map(|ticket| Orphan { provider: name.to_owned(), ticket }));
+            marked.snapshots.extend(found.into_iter().map(|ticket| Orphan { provider: name.to_owned(), ticket }));
+            marked.look_for_volumes(&provider, &mark).await;
         }
-        Ok(snapshots)
+        Ok(marked)
     }
 
     /// Removes what a [`GcPlan`] names.
@@ -83,6 +88,15 @@ impl Engine {
             };
             if let Err(error) = deleted {
                 first.get_or_insert(error.with_context("snapshot", ticket.snapshot.clone()));
+            }
+        }
+        for OrphanVolume { provider, volume } in &plan.volumes {
+            let deleted = match self.tools.providers.open(provider).await {
+                Ok(provider) => provider.delete_volume(volume).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = deleted {
+                first.get_or_insert(error.with_context("volume", volume.id.clone()));
             }
         }
         // A journal says where to look for snapshots: while one could not be deleted, all journals stay.
@@ -104,6 +118,30 @@ impl Engine {
             return Err(Error::precondition(format!("the journal of session {id} stays: {why}")));
         }
         self.tools.journal.remove(id).await
+    }
+}
+
+/// What bears the mark of a server.
+#[derive(Debug, Default)]
+struct Marked {
+    snapshots: Vec<Orphan>,
+    volumes: Vec<OrphanVolume>,
+    unseen_volumes: BTreeMap<String, String>,
+}
+
+impl Marked {
+    /// Volumes are looked for where the options of this command lead, and with a permission that only a restore needs: who may
+    /// not see them can still remove snapshots.
+    async fn look_for_volumes(&mut self, provider: &Arc<dyn SnapshotProvider>, mark: &str) {
+        let name = provider.name();
+        match provider.list_volumes(mark).await {
+            Ok(found) => {
+                self.volumes.extend(found.into_iter().map(|volume| OrphanVolume { provider: name.to_owned(), volume }));
+            }
+            Err(error) => {
+                self.unseen_volumes.insert(name.to_owned(), error.chain());
+            }
+        }
     }
 }
 

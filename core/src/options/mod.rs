@@ -33,7 +33,7 @@ use crate::provider::SnapshotProvider;
 use crate::provider::local::LocalOptions;
 use crate::provider::options::{AwsOptions, AzureOptions, GcpOptions, ProviderOptions};
 use crate::provider::registry::{ProviderSource, Providers};
-use crate::session::gc::GcPlan;
+use crate::session::gc::{GcLimits, GcPlan};
 use crate::session::{BackupRequest, CancelToken, Patience, WalPolicy, Wishes};
 
 /// Reads options from JSON; no text, or an empty one, is the defaults.
@@ -293,7 +293,7 @@ impl RecoverOptions {
     }
 }
 
-/// What to do with snapshots that belong to nobody.
+/// What to do with snapshots and volumes that belong to nobody.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GcOptions {
@@ -301,6 +301,8 @@ pub struct GcOptions {
     pub apply: bool,
     /// Days for which the journals of undone backups are kept.
     pub keep_undone_days: u32,
+    /// Days after which a volume that a restore has made and never attached is garbage.
+    pub volumes_older_than_days: u32,
 }
 
 impl GcOptions {
@@ -309,7 +311,11 @@ impl GcOptions {
     /// # Errors
     /// As [`Engine::plan_gc`] and [`Engine::apply_gc`].
     pub async fn run(&self, engine: &Engine) -> Result<GcPlan> {
-        let plan = engine.plan_gc(chrono::Duration::days(i64::from(self.keep_undone_days))).await?;
+        let limits = GcLimits {
+            keep_undone: chrono::Duration::days(self.keep_undone_days.into()),
+            volumes_older_than: chrono::Duration::days(self.volumes_older_than_days.into()),
+        };
+        let plan = engine.plan_gc(&limits).await?;
         if self.apply {
             engine.apply_gc(&plan).await?;
         }
@@ -319,7 +325,7 @@ impl GcOptions {
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { apply: false, keep_undone_days: 30 }
+        Self { apply: false, keep_undone_days: 30, volumes_older_than_days: 1 }
     }
 }
 

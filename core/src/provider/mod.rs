@@ -331,7 +331,8 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     }
 
     /// The volumes that `create_volume` made for this mark and that are attached to nothing: what a restore that was killed
-    /// has left. Each has its token among its [attributes](RestoredVolume::TOKEN).
+    /// has left. Each has among its attributes its [token](RestoredVolume::TOKEN), [when it was made](RestoredVolume::CREATED)
+    /// and [whether it was ever attached](RestoredVolume::USED); without the time, `gc` leaves it alone.
     async fn list_volumes(&self, _mark: &str) -> Result<Vec<RestoredVolume>> {
         Ok(Vec::new())
     }

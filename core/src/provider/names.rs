@@ -79,6 +79,13 @@ mod tests {
         last: |c| c.is_ascii_lowercase() || c.is_ascii_digit(),
     };
 
+    #[test]
+    fn a_long_text_is_quoted_in_part() {
+        assert_eq!(quoted("a\"b"), r#""a\"b""#);
+        assert_eq!(quoted(&"ü".repeat(40)), format!("{:?}", "ü".repeat(40)));
+        assert_eq!(quoted(&"ü".repeat(41)), format!("{:?}… (41 characters)", "ü".repeat(40)));
+    }
+
     fn name(volume: &str) -> String {
         STRICT.snapshot_name(volume, &"20260529T101112".parse().unwrap())
     }

@@ -4,6 +4,8 @@
 //! rules between the fields are checked where a provider is opened.
 
 use std::path::PathBuf;
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -44,6 +46,8 @@ pub struct AwsOptions {
     pub copy_to: Vec<String>,
     /// KMS key for the copies.
     pub copy_kms_key_id: Option<String>,
+    /// Seconds that one call may take; 30 if not given.
+    pub call_timeout_s: Option<u32>,
 }
 
 /// Options of Google Cloud. Credentials are the application default ones.
@@ -66,6 +70,8 @@ pub struct GcpOptions {
     pub snapshot_type: Option<String>,
     /// Cloud KMS key to encrypt the snapshots with.
     pub kms_key_name: Option<String>,
+    /// Seconds that one call may take; 30 if not given.
+    pub call_timeout_s: Option<u32>,
 }
 
 /// Options of Microsoft Azure.
@@ -86,6 +92,13 @@ pub struct AzureOptions {
     pub disk_encryption_set: Option<String>,
     /// Region to copy the snapshots to when they are complete.
     pub copy_to: Option<String>,
-    /// Seconds that one call of the Resource Manager may take; 30 if not given.
+    /// Seconds that one call may take; 30 if not given.
     pub call_timeout_s: Option<u32>,
+}
+
+/// How long one call of a cloud may take, by its option. A call that changes something is sent once and gets all of it; a call
+/// that only looks is repeated, as each provider says.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+pub(super) fn call_timeout(seconds: Option<u32>) -> Duration {
+    Duration::from_secs(seconds.unwrap_or(30).max(1).into())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::host::devices::DeviceHint;
@@ -95,6 +96,34 @@ impl RestoredVolume {
     /// The attribute with the token of the restore that the volume was made for. A provider that restores to devices gives
     /// it in all that it returns, so that a volume whose `create_volume` got no reply can be found and told from others.
     pub const TOKEN: &'static str = "token";
+
+    /// The attribute with the time at which the volume was made; in what
+    /// [`list_volumes`](super::SnapshotProvider::list_volumes) gives. Written by [`born`](Self::born).
+    pub const CREATED: &'static str = "created";
+
+    /// The attribute of a volume that was attached to something at any time, in what
+    /// [`list_volumes`](super::SnapshotProvider::list_volumes) gives. A server may have run on it since, so it is never
+    /// garbage.
+    pub const USED: &'static str = "used";
+
+    /// This volume with the time at which it was made, and whether it was ever attached.
+    #[must_use]
+    pub fn born(mut self, created: Option<DateTime<Utc>>, used: bool) -> Self {
+        let created = created.map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true));
+        self.attributes.extend(created.map(|time| (Self::CREATED.to_owned(), time)));
+        self.attributes.extend(used.then(|| (Self::USED.to_owned(), "true".to_owned())));
+        self
+    }
+
+    /// When it was made, if it is known.
+    pub fn created(&self) -> Option<DateTime<Utc>> {
+        self.attributes.get(Self::CREATED)?.parse().ok()
+    }
+
+    /// True if it was attached to something at any time.
+    pub fn was_used(&self) -> bool {
+        self.attributes.contains_key(Self::USED)
+    }
 
     /// True if it was made for the restore with this token.
     pub fn carries(&self, token: &Token) -> bool {

@@ -1,4 +1,8 @@
 //! `gc`: what bears our mark and belongs to nobody. Facts in, plan out; pure.
+//!
+//! The invariant: a snapshot is removed only if its token is known to belong to nobody, and a volume only if it was never
+//! attached to anything. A restore makes a volume for somebody to use, and its mark stays on it; whether a volume that was
+//! attached once holds the only copy of a database, nobody can tell from here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,13 +13,19 @@ use serde::Serialize;
 use super::phase::Phase;
 use super::state::SessionState;
 use crate::id::{BackupId, Token};
-use crate::provider::Ticket;
+use crate::provider::{RestoredVolume, Ticket};
 
 /// What `gc` would remove.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
 pub struct GcPlan {
     /// Snapshots whose token is in no `backup.info` and in no session that is not over.
     pub orphans: Vec<Orphan>,
+    /// Volumes that restores have made and never attached, older than the [limit](GcLimits::volumes_older_than).
+    pub volumes: Vec<OrphanVolume>,
+    /// Volumes of restores that are attached to nothing, and stay.
+    pub kept_volumes: Vec<KeptVolume>,
+    /// Providers whose volumes could not be looked for, and why.
+    pub unseen_volumes: BTreeMap<String, String>,
     /// Journals of sessions that are over and whose backup is gone, or that ended long ago; and of whose snapshots nothing
     /// is left.
     pub journals: Vec<BackupId>,
@@ -37,6 +47,43 @@ pub struct Orphan {
     pub ticket: Ticket,
 }
 
+/// A volume that no restore wants any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OrphanVolume {
+    /// The provider that has it.
+    pub provider: String,
+    /// The volume.
+    #[serde(flatten)]
+    pub volume: RestoredVolume,
+}
+
+/// A volume of a restore that stays, although it is attached to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptVolume {
+    /// The provider that has it.
+    pub provider: String,
+    /// Its [id](RestoredVolume::id).
+    pub id: String,
+    /// Why, in one line.
+    pub why: String,
+}
+
+/// How old things have to be before `gc` removes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GcLimits {
+    /// The journal of an undone session, which people may want to read: 30 days by default.
+    pub keep_undone: Duration,
+    /// A volume of a restore that is attached to nothing: a day by default. A restore that is going on has volumes that are
+    /// not attached yet.
+    pub volumes_older_than: Duration,
+}
+
+impl Default for GcLimits {
+    fn default() -> Self {
+        Self { keep_undone: Duration::days(30), volumes_older_than: Duration::days(1) }
+    }
+}
+
 /// A journal that has to stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeptJournal {
@@ -49,7 +96,7 @@ pub struct KeptJournal {
 impl GcPlan {
     /// True if there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.orphans.is_empty() && self.journals.is_empty()
+        self.orphans.is_empty() && self.volumes.is_empty() && self.journals.is_empty()
     }
 }
 
@@ -58,6 +105,10 @@ impl GcPlan {
 pub struct GcFacts {
     /// Every snapshot that the providers have for this server.
     pub snapshots: Vec<Orphan>,
+    /// Every volume of a restore for this server that is attached to nothing.
+    pub volumes: Vec<OrphanVolume>,
+    /// Providers whose volumes could not be looked for, and why.
+    pub unseen_volumes: BTreeMap<String, String>,
     /// The tokens that `backup.info` files name, with the ids of their backups.
     pub catalog: Vec<(BackupId, Option<Token>)>,
     /// Backups whose `backup.info` cannot be read.
@@ -68,8 +119,8 @@ pub struct GcFacts {
     pub unreadable_sessions: Vec<BackupId>,
     /// Now.
     pub now: DateTime<Utc>,
-    /// How long the journal of an undone session is kept, for people to read.
-    pub keep_undone: Duration,
+    /// How old things have to be.
+    pub limits: GcLimits,
     /// Of the [`candidates`]: why snapshots of theirs may still exist somewhere.
     pub out_of_sight: BTreeMap<BackupId, String>,
 }
@@ -80,7 +131,7 @@ pub fn candidates(facts: &GcFacts) -> impl Iterator<Item = &SessionState> {
         |id: &BackupId| facts.catalog.iter().map(|(id, _)| id).chain(&facts.unreadable).any(|known| known == id);
     facts.sessions.iter().filter(move |state| match state.phase {
         Phase::Published => !known(&state.plan.backup_id),
-        Phase::Undone => facts.now.signed_duration_since(state.last_at) > facts.keep_undone,
+        Phase::Undone => facts.now.signed_duration_since(state.last_at) > facts.limits.keep_undone,
         _ => false,
     })
 }
@@ -101,8 +152,21 @@ pub fn plan(facts: &GcFacts) -> GcPlan {
         facts.unreadable.iter().chain(&facts.unreadable_sessions).map(ToString::to_string).collect();
     let orphans: Vec<Orphan> =
         facts.snapshots.iter().filter(|found| !used.contains(&found.ticket.token)).cloned().collect();
-    let mut plan =
-        GcPlan { open_sessions: open.iter().map(|state| state.plan.backup_id.clone()).collect(), ..GcPlan::default() };
+    let mut plan = GcPlan {
+        open_sessions: open.iter().map(|state| state.plan.backup_id.clone()).collect(),
+        unseen_volumes: facts.unseen_volumes.clone(),
+        ..GcPlan::default()
+    };
+    for found in &facts.volumes {
+        match why_volume_stays(&found.volume, facts) {
+            None => plan.volumes.push(found.clone()),
+            Some(why) => plan.kept_volumes.push(KeptVolume {
+                provider: found.provider.clone(),
+                id: found.volume.id.clone(),
+                why,
+            }),
+        }
+    }
     for state in candidates(facts) {
         let backup_id = state.plan.backup_id.clone();
         let is_orphaned = orphans.iter().any(|orphan| orphan.ticket.token == state.plan.token);
@@ -131,6 +195,17 @@ pub fn plan(facts: &GcFacts) -> GcPlan {
     plan
 }
 
+/// Why a volume that is attached to nothing is no garbage, if it is none.
+fn why_volume_stays(volume: &RestoredVolume, facts: &GcFacts) -> Option<String> {
+    if volume.was_used() {
+        return Some("it was attached once, and may hold what is nowhere else; delete it yourself".to_owned());
+    }
+    let Some(created) = volume.created() else { return Some("its age is not known".to_owned()) };
+    let limit = facts.limits.volumes_older_than;
+    let is_old = facts.now.signed_duration_since(created) >= limit;
+    (!is_old).then(|| format!("it is younger than {} hours, and its restore may be going on", limit.num_hours()))
+}
+
 impl fmt::Display for GcPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() && self.refusal.is_none() {
@@ -138,6 +213,16 @@ impl fmt::Display for GcPlan {
         }
         for Orphan { ticket, .. } in &self.orphans {
             writeln!(f, "orphan snapshot {} of volume {}", ticket.name, ticket.volume)?;
+        }
+        for OrphanVolume { volume, .. } in &self.volumes {
+            let created = volume.created().map(|time| format!(" made {time}")).unwrap_or_default();
+            writeln!(f, "volume {}{created} for a restore, and never attached", volume.id)?;
+        }
+        for KeptVolume { id, why, .. } in &self.kept_volumes {
+            writeln!(f, "volume {id} of a restore stays: {why}")?;
+        }
+        for (provider, why) in &self.unseen_volumes {
+            writeln!(f, "volumes of restores on {provider} were not looked for: {why}")?;
         }
         for id in &self.journals {
             writeln!(f, "journal of session {id}")?;
@@ -152,5 +237,71 @@ impl fmt::Display for GcPlan {
             writeln!(f, "session {id} is not over; `barman-snap recover` is for it")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        "2026-05-29T12:00:00Z".parse().unwrap()
+    }
+
+    fn facts(volumes: &[(&str, Option<&str>, bool)]) -> GcFacts {
+        let volume = |&(id, created, used): &(&str, Option<&str>, bool)| OrphanVolume {
+            provider: "aws".into(),
+            volume: RestoredVolume { id: id.into(), ..RestoredVolume::default() }
+                .born(created.map(|time| time.parse().unwrap()), used),
+        };
+        GcFacts {
+            snapshots: Vec::new(),
+            volumes: volumes.iter().map(volume).collect(),
+            unseen_volumes: BTreeMap::new(),
+            catalog: Vec::new(),
+            unreadable: Vec::new(),
+            sessions: Vec::new(),
+            unreadable_sessions: Vec::new(),
+            now: now(),
+            limits: GcLimits::default(),
+            out_of_sight: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_volume_goes_only_if_it_is_old_and_was_never_attached() {
+        let old = Some("2026-05-28T12:00:00Z");
+        let plan = plan(&facts(&[
+            ("old", old, false),
+            ("young", Some("2026-05-28T12:00:01Z"), false),
+            ("used", old, true),
+            ("ageless", None, false),
+        ]));
+        let going: Vec<&str> = plan.volumes.iter().map(|found| found.volume.id.as_str()).collect();
+        assert_eq!(going, ["old"]);
+        let why: Vec<(&str, &str)> = plan
+            .kept_volumes
+            .iter()
+            .map(|kept| (kept.id.as_str(), kept.why.split([',', ' ']).nth(1).unwrap()))
+            .collect();
+        assert_eq!(why, [("young", "is"), ("used", "was"), ("ageless", "age")]);
+        assert!(!plan.is_empty());
+        assert!(plan.to_string().contains("volume old made 2026-05-28 12:00:00 UTC for a restore"), "{plan}");
+    }
+
+    #[test]
+    fn a_volume_that_stays_is_nothing_to_remove() {
+        let plan = plan(&facts(&[("used", Some("2020-01-01T00:00:00Z"), true)]));
+        assert!(plan.is_empty());
+        let text = plan.to_string();
+        assert!(text.starts_with("nothing to remove\nvolume used of a restore stays: it was attached once"), "{text}");
+    }
+
+    #[test]
+    fn what_could_not_be_looked_for_is_told() {
+        let mut facts = facts(&[]);
+        facts.unseen_volumes.insert("gcp".into(), "permission denied".into());
+        let text = plan(&facts).to_string();
+        assert!(text.contains("volumes of restores on gcp were not looked for: permission denied"), "{text}");
     }
 }

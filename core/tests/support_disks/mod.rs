@@ -205,6 +205,7 @@ impl LoopCloud {
             return Err(Error::new(ErrorKind::Conflict, format!("{} is attached", volume.id)));
         }
         std::fs::remove_file(image.with_extension("json")).unwrap();
+        let _ = std::fs::remove_file(image.with_extension("used"));
         std::fs::remove_file(image).unwrap();
         Ok(())
     }
@@ -309,6 +310,7 @@ impl SnapshotProvider for LoopCloud {
     async fn attach(&self, volume: &RestoredVolume, _instance: &Instance) -> Result<RestoredVolume> {
         self.fault(Call::Attach, Moment::Before, &volume.id)?;
         let image = self.image(&volume.id);
+        std::fs::write(image.with_extension("used"), "").unwrap();
         let device = on_a_thread(move || Ok(loop_of(&image).unwrap_or_else(|| attach_image(&image)))).await?;
         self.fault(Call::Attach, Moment::After, &volume.id)?;
         // The first one is what a cloud that names its links otherwise would give; it leads nowhere.
@@ -344,7 +346,9 @@ impl SnapshotProvider for LoopCloud {
         let one = |id: &String| {
             let stored: StoredVolume = load(&self.image(id))?;
             let free = stored.mark == mark && loop_of(&self.image(id)).is_none();
-            free.then(|| self.restored(id, &stored.token))
+            let made = std::fs::metadata(self.image(id).with_extension("json")).unwrap().modified().unwrap();
+            let used = self.image(id).with_extension("used").exists();
+            free.then(|| self.restored(id, &stored.token).born(Some(made.into()), used))
         };
         Ok(self.volumes_left().iter().filter_map(one).collect())
     }

@@ -103,7 +103,8 @@ class CloudBackup:
                 name=self._name,
                 immediate_checkpoint=config.immediate_checkpoint,
                 disks=config.snapshot_disks,
-                instance=config.snapshot_instance,
+                # Of a local provider there is but this host.
+                instance=None if engines.command_provider(config) == "local" else config.snapshot_instance,
                 tags=dict(config.tags or ()),
             )
             done = session.run()
@@ -123,7 +124,9 @@ def delete_backup(stock: Callable[..., Any]) -> Callable[..., Any]:
             return stock(cloud_interface, catalog, backup_id, config, *rest, **named)
         engine = _engine(config, "Deletion failed", known)
         try:
-            deletion = engine.delete(backup_id, dry_run=config.dry_run)
+            # Barman has looked at the minimum, too, but counts backups that have failed.
+            least = getattr(config, "minimum_redundancy", 0)
+            deletion = engine.delete(backup_id, minimum_redundancy=least, dry_run=config.dry_run)
         except Error as error:
             raise _fail("Deletion failed", error) from error
         if config.dry_run:

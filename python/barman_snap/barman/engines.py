@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Optional
 
 from barman_snap import Engine, enable_logging
 
-from .settings import Settings, load
+from .settings import Settings, SettingsError, load
 
-__all__ = ["DIRECTORY", "for_command", "for_server", "is_ours", "is_on", "server_catalog"]
+__all__ = [
+    "DIRECTORY",
+    "command_provider",
+    "for_command",
+    "for_server",
+    "has_backup",
+    "is_on",
+    "is_ours",
+    "server_catalog",
+    "server_provider",
+]
 
 DIRECTORY = "barman-snap"
 """The catalog of the engine in the ``backup_directory`` of a server."""
@@ -45,11 +56,11 @@ def for_command(config: Any, backup_info: Any = None) -> Engine:
     for name in _REFUSED:
         if getattr(config, name, None):
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} is nothing that the engine can do; the bucket can have a default encryption, or BARMAN_SNAP=off")
+            raise ValueError(f"the engine has no {option}: give the bucket a default, or set BARMAN_SNAP=off")
     enable_logging()
     settings = load(config.server_name)
     url = str(getattr(config, "destination_url", None) or config.source_url)
-    provider = _recorded(backup_info) or settings.snapshot_provider or _PROVIDERS[config.cloud_provider]
+    provider = _recorded(backup_info) or command_provider(config)
     timeout = getattr(config, "read_timeout", None)
     given = {
         "endpoint_url": config.endpoint_url,
@@ -64,11 +75,26 @@ def for_command(config: Any, backup_info: Any = None) -> Engine:
     return _open(url, config.server_name, provider, {**given, **_patience(config, provider)}, clouds, settings)
 
 
+def command_provider(config: Any) -> str:
+    """What takes the snapshots of ``barman-cloud-backup``."""
+    return load(config.server_name).snapshot_provider or _PROVIDERS[config.cloud_provider]
+
+
+def server_provider(server_config: Any) -> str:
+    """What takes the snapshots of a server of Barman; empty if nothing says."""
+    return str(load(server_config.name).snapshot_provider or server_config.snapshot_provider or "")
+
+
+def has_backup(server_config: Any, backup_id: str) -> bool:
+    """Whether the engine has a backup of a server of Barman, which may have missed that."""
+    return Path(server_catalog(server_config), server_config.name, "base", backup_id).exists()
+
+
 def for_server(server_config: Any, backup_info: Any = None) -> Engine:
     """For a server of Barman, whose configuration is ``server_config``; and for a backup of it, if it is about one."""
     enable_logging()
     settings = load(server_config.name)
-    provider = _recorded(backup_info) or settings.snapshot_provider or server_config.snapshot_provider or "local"
+    provider = _recorded(backup_info) or server_provider(server_config) or "local"
     common = {"azure_credential": server_config.azure_credential, **_patience(server_config, provider)}
     clouds = _clouds(server_config)
     if provider in clouds:
@@ -77,8 +103,11 @@ def for_server(server_config: Any, backup_info: Any = None) -> Engine:
 
 
 def server_catalog(server_config: Any) -> str:
-    """Where the engine keeps its catalog for a server of Barman."""
-    return load(server_config.name).catalog or f"{server_config.backup_directory}/{DIRECTORY}"
+    """The directory in which the engine keeps its catalog for a server of Barman."""
+    catalog = load(server_config.name).catalog
+    if catalog is not None and not catalog.startswith("/"):
+        raise SettingsError(f"catalog is {catalog!r}: for a server of Barman it has to be an absolute path")
+    return catalog or f"{server_config.backup_directory}/{DIRECTORY}"
 
 
 def _open(

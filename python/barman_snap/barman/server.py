@@ -56,9 +56,6 @@ class _Strategy:
 
     mode = "concurrent"
 
-    def check(self, check_strategy: Any) -> None:
-        """Nothing but what the engine checks."""
-
 
 class EngineExecutor(BackupExecutor, metaclass=ABCMeta):  # type: ignore[misc]
     """Takes the backups of one server."""
@@ -68,20 +65,21 @@ class EngineExecutor(BackupExecutor, metaclass=ABCMeta):  # type: ignore[misc]
         self.strategy = _Strategy()
         self._validate()
 
+    @property
+    def _is_local(self) -> bool:
+        return engines.server_provider(self.config) == "local"
+
     def _validate(self) -> None:
-        missing = [name for name in ("snapshot_disks", "snapshot_instance") if not getattr(self.config, name)]
         # A local provider finds the volumes of the cluster itself, and there is but this host.
-        if missing and self.config.snapshot_provider != "local":
+        needed = () if self._is_local else ("snapshot_provider", "snapshot_instance", "snapshot_disks")
+        missing = [name for name in needed if not getattr(self.config, name)]
+        if missing:
             self.server.config.update_msg_list_and_disable_server(f"incomplete snapshot options: {', '.join(missing)}")
-        elif not self.config.snapshot_provider:
-            self.server.config.update_msg_list_and_disable_server("incomplete snapshot options: snapshot_provider")
 
     def _request(self) -> dict[str, Any]:
-        disks = self.config.snapshot_disks or ()
-        local = self.config.snapshot_provider == "local"
         return {
-            "disks": [disk.strip() for disk in disks],
-            "instance": None if local else self.config.snapshot_instance,
+            "disks": [disk.strip() for disk in self.config.snapshot_disks or ()],
+            "instance": None if self._is_local else self.config.snapshot_instance,
             # Barman keeps the WAL of its servers.
             "wal_external": True,
         }
@@ -90,6 +88,8 @@ class EngineExecutor(BackupExecutor, metaclass=ABCMeta):  # type: ignore[misc]
         """Adds a line for each thing that the engine has looked at."""
         name = self.config.name
         check_strategy.init_check("snapshots")
+        # Like failed backups: to be seen, but no reason not to take the next one, which cleans up.
+        check_strategy.ignore_list = [*check_strategy.ignore_list, "snapshot sessions"]
         try:
             report = engines.for_server(self.config).check(self.config.conninfo, **self._request())
         except Error as error:
@@ -98,13 +98,6 @@ class EngineExecutor(BackupExecutor, metaclass=ABCMeta):  # type: ignore[misc]
         for line in report.lines:
             hint = line.detail if line.hint is None else f"{line.detail}: {line.hint}"
             check_strategy.result(name, line.ok, check=_STOCK_CHECKS.get(line.name, f"snapshot {line.name}"), hint=hint)
-
-    def status(self) -> None:
-        """Nothing beyond what Barman says of a server."""
-
-    def fetch_remote_status(self) -> dict[str, Any]:
-        """Nothing beyond what Barman knows of a server."""
-        return {}
 
     def backup(self, backup_info: Any) -> None:
         """Takes a backup, and fills ``backup_info`` from what the engine has stored."""
@@ -128,19 +121,19 @@ class EngineExecutor(BackupExecutor, metaclass=ABCMeta):  # type: ignore[misc]
         _logger.info("the engine has published backup %s", backup.backup_id)
         self.copy_end_time = datetime.now()
         self.current_action = "storing what the engine has written"
-        _adopt(backup_info, _stored(engine, self.config, backup_info.backup_id))
+        _adopt(backup_info, _stored(engine, backup_info.backup_id))
 
     def _rescue(self, engine: Engine) -> None:
-        """Brings to an end what an earlier process has left: a session of a host that crashed, say."""
-        for rescue in engine.recover():
+        """Undoes what a killed process has left. Barman has no backup of it, so none is made of it here."""
+        for rescue in engine.recover(discard=True):
             if rescue.action not in ("nothing", "leave_alone"):
                 _logger.warning("backup %s was left by its process: %s", rescue.backup_id, rescue.ended)
 
 
-def _stored(engine: Engine, server_config: Any, backup_id: str) -> str:
+def _stored(engine: Engine, backup_id: str) -> str:
     """The ``backup.info`` that the engine has written."""
-    base = Path(engine.url.removeprefix("file://"), engine.server, "base", backup_id)
-    return (base / "backup.info").read_text(encoding="utf-8")
+    path = Path(engine.url, engine.server, "base", backup_id, "backup.info")
+    return path.read_text(encoding="utf-8")
 
 
 def _adopt(backup_info: Any, text: str) -> None:
@@ -164,9 +157,10 @@ def delete_backup_data(stock: Callable[[Any, Any], Any]) -> Callable[[Any, Any],
     """In place of the method that deletes the files and snapshots of a backup."""
 
     def delete(self: Any, backup: Any) -> Any:
-        if engines.is_ours(backup):
+        # Barman does not know of a backup that was published a moment before it was killed itself.
+        if engines.is_ours(backup) or engines.has_backup(self.config, backup.backup_id):
             _delete(self.config, backup)
-            # Done, and not for the client of a cloud.
+            # Done, and nothing for the client of a cloud.
             backup.snapshots_info = None
         return stock(self, backup)
 

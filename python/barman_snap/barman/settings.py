@@ -47,7 +47,7 @@ class Settings:
     """Whether the engine takes its snapshots."""
 
     catalog: Optional[str] = None
-    """Where the engine keeps its catalog for a Barman server; by default in its ``backup_directory``."""
+    """The directory in which the engine keeps its catalog for a Barman server; by default one in its ``backup_directory``."""
 
     snapshot_provider: Optional[str] = None
     """What takes the snapshots, if it is not what Barman's configuration or ``--cloud-provider`` says."""

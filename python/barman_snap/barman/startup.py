@@ -17,9 +17,13 @@ class Watch:
     def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name == "barman":
             sys.meta_path.remove(Watch)
-            from barman_snap.barman import hook
-
-            hook.install()
+            try:
+                from barman_snap.barman import hook
+            except ImportError as error:
+                # Gone without `uninstall`. WAL goes on being archived, and a local server is refused by Barman itself.
+                print(f"barman-snap: {error}; remove {__file__} and the .pth file beside it", file=sys.stderr)
+            else:
+                hook.install()
         return None
 
 

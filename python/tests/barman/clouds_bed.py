@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,13 @@ provider, url, prefix = sys.argv[1:]
 interface = get_cloud_interface(parse_arguments(["--cloud-provider", provider, url, "x"]))
 print("\\n".join(interface.list_bucket(prefix, delimiter="")))
 """
+# A volume of a snapshot, as a user of AWS makes one.
+_VOLUME = """
+import sys
+import boto3
+made = boto3.client("ec2").create_volume(SnapshotId=sys.argv[1], AvailabilityZone="us-east-1a")
+print(made["VolumeId"])
+"""
 
 
 class Cloud:
@@ -57,8 +65,11 @@ class Cloud:
         """A control request, see ``tests/clouds/README.md``."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}/_control/{what}", data=data, headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as reply:
-            text = reply.read()
+        try:
+            with urllib.request.urlopen(request) as reply:
+                text = reply.read()
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{what} {body}: {error.read().decode()}") from error
         return json.loads(text) if text else None
 
     def snapshots(self) -> list[dict[str, Any]]:
@@ -110,14 +121,17 @@ class Machine:
         run("mount", device, self.mount, root=True).ok()
         run("chown", "--reference", self.at, self.mount, root=True).ok()
         # Of Azure no variable tells the address.
-        more = f"azure.endpoint = {self.cloud.api}\n" if self.cloud.name == "azure" else ""
-        self._config.write_text(f"[barman-snap]\nenabled = on\n{more}")
+        self.configure(f"azure.endpoint = {self.cloud.api}" if self.cloud.name == "azure" else "")
         archive = [self.barman.bin / "barman-cloud-wal-archive", "--cloud-provider", _PROVIDERS[self.cloud.name]]
         words = " ".join(map(str, [*archive, self.cloud.catalog, SERVER, "%p"]))
         self.cluster.create(f"archive_command = '{words}'")
         # A disk of a cloud is cut at what was flushed, and initdb was told not to.
         run("sync", "--file-system", self.mount, root=True).ok()
         self.cluster.start()
+
+    def configure(self, more: str) -> None:
+        """Writes the configuration of the adapter."""
+        self._config.write_text(f"[barman-snap]\nenabled = on\n{more}\n")
 
     @property
     def env(self) -> dict[str, str]:
@@ -153,6 +167,12 @@ class Machine:
         """The objects in the store below a prefix, as Barman's own client lists them."""
         arguments = (_PROVIDERS[self.cloud.name], self.cloud.catalog, f"catalog/{SERVER}/{prefix}")
         return run(self.barman.bin / "python", "-c", _KEYS, *arguments, env=self.cloud.env).ok().split()
+
+    def mount_copy(self, snapshot: str) -> None:
+        """Makes a volume of a snapshot of AWS by its own API, attaches it and mounts it where the disk was."""
+        volume = run(self.barman.bin / "python", "-c", _VOLUME, snapshot, env=self.cloud.env).ok().strip()
+        device = self.cloud.control("attach", {"instance": INSTANCE, "disk": volume, "device": None})["paths"][0]
+        run("mount", device, self.mount, root=True).ok()
 
     def stop(self) -> None:
         self.cluster.stop()

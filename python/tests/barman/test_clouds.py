@@ -105,6 +105,48 @@ def test_a_server_of_barman_has_its_backups_in_the_cloud(machine: Machine) -> No
     assert (server.ids(), machine.cloud.snapshots()) == ([], [])
 
 
+@pytest.mark.parametrize("machine", _ALL[:2], indirect=True)
+def test_volumes_that_were_made_and_mounted_by_hand_are_used(machine: Machine) -> None:
+    """As stock Barman has always wanted it."""
+    at_backup = machine.cluster.sums()
+    backup = machine.backup()
+    [snapshot] = machine.cloud.snapshots()
+    machine.cluster.sql("DROP TABLE kept")
+    machine.stop()
+    machine.mount_copy(snapshot["id"])
+    # Both have the same place now; the data directory of the copy is what was there at the backup.
+    machine.adapter("restore", "--snapshot-recovery-instance", INSTANCE, "--", backup, machine.cluster.data).ok()
+    with open(machine.cluster.data / "postgresql.auto.conf", "a", encoding="utf-8") as file:
+        file.write("recovery_target = 'immediate'\nrecovery_target_action = 'promote'\narchive_mode = off\n")
+    machine.cluster.start()
+    assert machine.cluster.sums() == at_backup
+
+
+@pytest.mark.parametrize("machine", _ALL[:2], indirect=True)
+def test_local_snapshots_with_a_catalog_in_a_cloud(machine: Machine) -> None:
+    machine.configure("snapshot_provider = local")
+    at_backup = machine.cluster.sums()
+    where = ("-h", machine.cluster.socket, "-U", "postgres", "--immediate-checkpoint")
+    machine.adapter("backup", *where, "--snapshot-disk", machine.cluster.data).ok()
+    [backup] = machine.ids()
+    assert list(machine.mount.rglob(f"*{backup.lower()}*")) and machine.cloud.snapshots() == []
+    assert len(machine.keys(f"sessions/{backup}/")) > 10
+    machine.cluster.sql("DROP TABLE kept")
+    restored = Cluster(own_directory(machine.mount / "r") / "data", own_directory(machine.at / "t"))
+    restored.env = machine.cloud.env
+    try:
+        machine.adapter("restore", "--", backup, restored.data).ok()
+        with open(restored.data / "postgresql.auto.conf", "a", encoding="utf-8") as file:
+            file.write("recovery_target = 'immediate'\nrecovery_target_action = 'promote'\narchive_mode = off\n")
+        restored.start()
+        assert restored.sums() == at_backup
+    finally:
+        restored.stop()
+    machine.adapter("backup-delete", "-b", backup).ok()
+    assert (machine.ids(), machine.keys(f"base/{backup}/")) == ([], [])
+    assert not list(machine.mount.rglob(f"*{backup.lower()}*"))
+
+
 @pytest.mark.parametrize("machine", _ONE, indirect=True)
 def test_a_policy_deletes_what_it_does_not_need(machine: Machine) -> None:
     backups = [machine.backup() for _ in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from bed import VERSIONS, Barman, place, run
 
-from barman_snap.barman import settings, table
+from barman_snap.barman import settings, startup, table
 
 _REPLACED = """
 import sys
@@ -59,6 +60,16 @@ def test_the_table_can_be_read(barman: Barman) -> None:
     text = barman.adapter("table").ok()
     assert "3.12.1" in text and "3.19.1" in text
     assert all(f"{row.module}.{row.name}" in text and row.why in text for row in table.ROWS)
+
+
+def test_the_manual_has_the_same_table() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "barman-adapter.md").read_text()
+    rows = dict(re.findall(r"^\| `(barman\.[\w.]+)` \| (.*) \|$", manual, re.MULTILINE))
+    assert list(rows) == [f"{row.module}.{row.name}" for row in table.ROWS]
+    for row in table.ROWS:
+        only = "" if row.versions == table.VERSIONS else f"{', '.join(row.versions)} only: "
+        assert rows[f"{row.module}.{row.name}"].replace("`", "") == only + row.why
+    assert all(version in manual for version in table.VERSIONS)
 
 
 def test_an_unknown_version_is_refused_in_one_line(other_version: Path) -> None:
@@ -112,6 +123,19 @@ def test_it_is_installed_and_uninstalled_without_a_trace(barman: Barman) -> None
     assert "not installed" in barman.adapter("uninstall", root=True).ok()
 
 
+def test_a_package_that_was_removed_first_does_not_stop_the_commands_for_wal(barman: Barman) -> None:
+    barman.adapter("install", root=True).ok()
+    try:
+        with place() as at:
+            (at / "barman_snap").mkdir()
+            (at / "barman_snap" / "__init__.py").write_text("raise ImportError('it is gone')\n")
+            env = {"PYTHONPATH": str(at), "BARMAN_SNAP": "on"}
+            ran = barman.stock("barman-cloud-wal-archive", "--version", env=env)
+            assert ran.code == 0 and "it is gone" in ran.err and ran.err.count("\n") == 1
+    finally:
+        barman.adapter("uninstall", root=True).ok()
+
+
 def test_no_command_and_a_wrong_command_are_refused(barman: Barman) -> None:
     assert barman.adapter().code == 3
     ran = barman.adapter("--", "pg_dump")
@@ -132,6 +156,8 @@ def test_settings_are_those_of_the_server_and_then_those_of_all(tmp_path: Path) 
     assert not quiet.enabled and quiet.engine["snapshot_directory"] == "/srv/snap"
     assert settings.load("main", {settings.VARIABLE: "on"}) == settings.Settings(enabled=True)
     assert settings.is_off({settings.VARIABLE: "OFF"}) and not settings.is_off({})
+    # The module that is installed stands for itself.
+    assert startup.FILE == str(settings.DEFAULT_FILE)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ What restores is Barman's, too; that the engine has taken the snapshots is prove
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bed import SERVER, VERSIONS, Barman, Cluster, Site, btrfs, need_postgres, own_directory, place
+from bed import SERVER, VERSIONS, Barman, Cluster, Site, btrfs, need_postgres, own_directory, place, run
 
 _JOURNAL = ["planned", "start_intended", "start_returned", "cut_intended", "stop_returned", "published"]
 
@@ -48,6 +49,8 @@ def test_a_backup_is_checked_taken_listed_shown_restored_and_deleted(site: Site,
     ):
         assert line in checked
     assert "FAILED" not in checked
+    for command in ("status", "show-servers", "replication-status"):
+        assert "EXCEPTION" not in site.run(command, SERVER).ok()
 
     at_backup = site.cluster.sums()
     first = site.backup("--name", "nightly")
@@ -96,6 +99,20 @@ def test_a_restore_to_a_time_is_barmans(site: Site, restored: Cluster) -> None:
     assert restored.sql("SELECT timeline_id FROM pg_control_checkpoint()") != "0"
 
 
+def test_a_tablespace_goes_where_barman_is_told(site: Site, restored: Cluster) -> None:
+    place = own_directory(site.fs / "pg" / "ts")
+    site.cluster.sql(f"CREATE TABLESPACE ts LOCATION '{place}'")
+    site.cluster.sql("ALTER TABLE kept SET TABLESPACE ts")
+    at_backup = site.cluster.sums()
+    backup = site.backup()
+    moved = restored.data.with_name("moved")
+    site.run("recover", "--tablespace", f"ts:{moved}", SERVER, backup, restored.data).ok()
+    restored.start()
+    assert restored.sums() == at_backup
+    assert restored.sql("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'ts'") == str(moved)
+    assert list(moved.glob("PG_17_*/*/*")) and (restored.data / "tablespace_map").exists() is False
+
+
 def test_retention_of_barman_deletes_the_snapshots(site: Site) -> None:
     kept = [site.backup() for _ in range(3)][1:]
     config = site.config.read_text()
@@ -130,6 +147,50 @@ def test_a_backup_that_fails_is_failed_for_barman_and_nothing_for_the_engine(sit
     site.backup()
 
 
+def test_a_deletion_that_fails_can_be_repeated(site: Site) -> None:
+    backup = site.backup()
+    folder = site.fs / ".barman_snap"
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.write_text("in the way")
+    assert site.run("delete", SERVER, backup).code == 1
+    assert site.ids() == [backup]
+    folder.unlink()
+    aside.rename(folder)
+    site.run("delete", SERVER, backup).ok()
+    assert (site.ids(), site.snapshots()) == ([], [])
+
+
+def test_what_a_killed_backup_has_left_is_cleaned_up_by_the_next_one(site: Site) -> None:
+    catalog = site.home / SERVER / "barman-snap"
+    # Until there is a snapshot, and gone.
+    script = (
+        "import os, sys\nfrom barman_snap import Engine\n"
+        "session = Engine(sys.argv[1], 'main').backup(sys.argv[2], wal_external=True, immediate_checkpoint=True)\n"
+        "while session.next_step() is not None and session.phase != 'snapshotting': pass\n"
+        "session.next_step(); os._exit(9)\n"
+    )
+    killed = run(site.barman.bin / "python", "-c", script, catalog, site.cluster.dsn)
+    assert killed.code == 9, killed
+    [left] = site.snapshots()
+    assert "snapshot sessions: FAILED" in site.run("check", SERVER).out
+    backup = site.backup()
+    assert "snapshot sessions: OK" in site.run("check", SERVER).ok()
+    assert left not in site.snapshots() and len(site.snapshots()) == 1
+    assert site.ids() == [backup]
+
+
+def test_a_backup_that_barman_has_missed_is_deleted_all_the_same(site: Site) -> None:
+    backup = site.backup()
+    home = site.home / SERVER
+    [info] = [path for path in (home / "meta" / f"{backup}-backup.info", home / "base" / backup / "backup.info") if path.exists()]
+    # As if it had been killed between the two.
+    text = re.sub("^copy_stats=.*$", "copy_stats=None", info.read_text(), flags=re.MULTILINE)
+    info.write_text(text.replace("status=DONE", "status=FAILED"))
+    site.run("delete", SERVER, backup).ok()
+    assert (site.ids(), site.snapshots(), site.events(backup)) == ([], [], [])
+
+
 def test_without_the_adapter_barman_does_not_know_the_provider(site: Site) -> None:
     ran = site.stock("check", SERVER)
     assert ran.code == 1 and "configuration: FAILED" in ran.out
@@ -154,3 +215,20 @@ def test_installed_it_works_by_barmans_own_script_where_a_file_says_so(site: Sit
         site.barman.adapter("uninstall", root=True).ok()
     assert site.stock("check", SERVER, env=switch).code == 1
     assert not list(Path(site.barman.bin.parent).glob("lib/python*/site-packages/**/barman_snap_startup*"))
+
+
+def test_a_server_in_a_cloud_needs_its_options(site: Site) -> None:
+    config = site.config.read_text()
+    site.config.write_text(config.replace("snapshot_provider = local", "snapshot_provider = aws\nsnapshot_instance = pg1"))
+    ran = site.run("check", SERVER)
+    assert ran.code == 1 and "snapshot_disks" in ran.out and "Traceback" not in ran.out + ran.err
+
+
+def test_settings_that_are_wrong_stop_a_command(site: Site) -> None:
+    ours = site.at / "snap.conf"
+    ours.write_text("[barman-snap]\nenabled = on\ncatalog = s3://bucket/x\n")
+    ran = site.run("backup", SERVER, env={"BARMAN_SNAP": str(ours)})
+    assert ran.code == 1 and site.ids() == []
+    ours.write_text("[barman-snap]\nenabeld = on\n")
+    ran = site.run("backup", SERVER, env={"BARMAN_SNAP": str(ours)})
+    assert ran.code != 0 and "enabeld" in ran.out + ran.err

@@ -15,6 +15,7 @@ pub struct Api {
     pub(super) endpoint: String,
     pub(super) tls: Option<String>,
     pub(super) catalog: String,
+    pub(super) metadata: Option<String>,
     pub(super) env: Vec<(String, String)>,
 }
 
@@ -148,7 +149,8 @@ pub struct Thing {
 impl Api {
     /// The cloud at this address, for a process that has not started it. It knows no catalog and no environment.
     pub fn at(cloud: Cloud, endpoint: &str) -> Self {
-        Self { cloud, endpoint: endpoint.to_owned(), tls: None, catalog: String::new(), env: Vec::new() }
+        let endpoint = endpoint.to_owned();
+        Self { cloud, endpoint, tls: None, catalog: String::new(), metadata: None, env: Vec::new() }
     }
 
     /// Which one it is.
@@ -169,6 +171,11 @@ impl Api {
     /// The URL of an empty place for a catalog in its object store.
     pub fn catalog(&self) -> &str {
         &self.catalog
+    }
+
+    /// The URL of the metadata service of its machines, where it has one of its own.
+    pub fn metadata(&self) -> Option<&str> {
+        self.metadata.as_deref()
     }
 
     /// The variables by which our program, stock Barman and the official clients find it.

@@ -152,5 +152,6 @@ fn end(child: &mut Child) {
 fn api(cloud: Cloud, ready: &ReadyCloud) -> Api {
     let url = |name: &str| ready.endpoints.get(name).cloned().unwrap_or_else(|| panic!("{cloud} names no {name}"));
     let env = ready.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    Api { cloud, endpoint: url("api"), tls: ready.endpoints.get("tls").cloned(), catalog: url("catalog"), env }
+    let other = |name: &str| ready.endpoints.get(name).cloned();
+    Api { cloud, endpoint: url("api"), tls: other("tls"), catalog: url("catalog"), metadata: other("metadata"), env }
 }

@@ -101,6 +101,7 @@ pub struct Plan {
     fs: GuestFs,
     size_gib: u32,
     archiving: bool,
+    segment_mib: Option<u32>,
     instance: Value,
     disks: Value,
     for_stock: bool,
@@ -123,6 +124,12 @@ impl Plan {
     /// Without an archiver.
     pub fn without_archiving(mut self) -> Self {
         self.archiving = false;
+        self
+    }
+
+    /// With WAL segments of this size, instead of 16 MiB.
+    pub fn segment_mib(mut self, size: u32) -> Self {
+        self.segment_mib = Some(size);
         self
     }
 
@@ -177,6 +184,9 @@ impl Plan {
             let command = format!("{} wal-archive {} {SERVER} %p", snap.path().display(), api.catalog());
             builder = builder.archive_command(&command);
         }
+        if let Some(size) = self.segment_mib {
+            builder = builder.segment_mib(size);
+        }
         for (name, value) in &self.settings {
             builder = builder.setting(name, value);
         }
@@ -219,6 +229,7 @@ impl CloudSite {
             fs: GuestFs::Ext4,
             size_gib: 4,
             archiving: true,
+            segment_mib: None,
             instance: json!({}),
             disks: json!({}),
             for_stock: false,
@@ -319,6 +330,15 @@ impl CloudSite {
         let mut names: Vec<_> = self.api.world().snapshots.into_iter().map(|snapshot| snapshot.name).collect();
         names.sort();
         names
+    }
+
+    /// The name of the snapshot of a disk that nobody has named: on AWS such a disk goes by its id.
+    #[track_caller]
+    pub fn snapshot_name(&self, disk: &str, backup_id: &str) -> String {
+        let disks = self.api.world().disks;
+        let found = disks.into_iter().find(|one| one.name == disk).unwrap_or_else(|| panic!("there is no disk {disk}"));
+        let volume = if self.api.cloud() == Cloud::Aws { &found.id } else { &found.name };
+        format!("{volume}-{}", backup_id.to_lowercase())
     }
 
     /// The ids of the disks that there are, sorted.

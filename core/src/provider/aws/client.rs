@@ -5,7 +5,7 @@
 //! (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>); endpoints from
 //! `AWS_ENDPOINT_URL_EC2` and `AWS_ENDPOINT_URL`.
 //!
-//! Invariant: a call that makes something is sent once ([`once`]). The SDK would repeat it after a lost reply, and EC2 has
+//! Invariant: a call that makes something is sent once ([`Ec2::once`]). The SDK would repeat it after a lost reply, and EC2 has
 //! no idempotency token for snapshots. Everything else is repeated as the SDK does by default.
 
 use std::collections::BTreeMap;
@@ -24,14 +24,10 @@ use aws_smithy_runtime_api::client::identity::Identity;
 
 use super::errors::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provider::options::AwsOptions;
+use crate::provider::options::{AwsOptions, call_timeout};
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(5);
-/// For one attempt of a call that is repeated; a page of an account with many snapshots takes its time.
-const ATTEMPT: Duration = Duration::from_secs(20);
-/// For a call with all its attempts, and for the one attempt of a call that is sent once.
-const OPERATION: Duration = Duration::from_secs(30);
 /// How often a call is sent that may be repeated. The first that is refused for too many requests is often the second, too.
 const ATTEMPTS: u32 = 5;
 /// How long the metadata service of this machine may take; elsewhere nothing answers at its address.
@@ -42,6 +38,7 @@ const METADATA: Duration = Duration::from_secs(2);
 pub(super) struct Ec2 {
     pub(super) region: String,
     pub(super) api: Client,
+    patience: Duration,
 }
 
 impl Ec2 {
@@ -55,21 +52,20 @@ impl Ec2 {
         self.look(action, doing)
     }
 
-    /// A call that makes something anew each time. Send it with [`once`].
+    /// A call that makes something anew each time. Send it with [`once`](Self::once).
     pub(super) fn make(&self, action: &'static str, doing: impl Into<String>) -> Call<'_> {
         Call { once: true, ..self.look(action, doing) }
     }
+
+    /// For `customize().config_override(…)`: one attempt, which has all the time of a call.
+    pub(super) fn once(&self) -> Builder {
+        Builder::new().retry_config(RetryConfig::disabled()).timeout_config(timeouts(self.patience, self.patience))
+    }
 }
 
-/// For `customize().config_override(…)`: one attempt.
-pub(super) fn once() -> Builder {
-    Builder::new().retry_config(RetryConfig::disabled()).timeout_config(
-        TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(OPERATION)
-            .operation_timeout(OPERATION)
-            .build(),
-    )
+/// For one attempt, and for a call with all its attempts.
+fn timeouts(attempt: Duration, call: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(attempt).operation_timeout(call).build()
 }
 
 /// All clients.
@@ -77,6 +73,7 @@ pub(super) fn once() -> Builder {
 pub(super) struct Clients {
     config: SdkConfig,
     metadata: Option<imds::Client>,
+    patience: Duration,
     by_region: Mutex<BTreeMap<String, Ec2>>,
 }
 
@@ -90,15 +87,11 @@ impl Clients {
             .read_timeout(Duration::from_secs(1))
             .max_attempts(1)
             .build();
+        let patience = call_timeout(options.call_timeout_s);
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT)
-                    .operation_attempt_timeout(ATTEMPT)
-                    .operation_timeout(OPERATION)
-                    .build(),
-            );
+            // An attempt that gets no answer leaves time for a second one.
+            .timeout_config(timeouts(patience * 2 / 3, patience));
         let mut files = aws_config::profile::region::ProfileFileRegionProvider::builder();
         if let Some(profile) = &options.profile {
             loader = loader.profile_name(profile);
@@ -110,7 +103,7 @@ impl Clients {
             .or_else(files.build())
             .or_else(of_machine);
         let config = loader.region(region).load().await;
-        Self { config, metadata: (!disabled).then_some(metadata), by_region: Mutex::default() }
+        Self { config, metadata: (!disabled).then_some(metadata), patience, by_region: Mutex::default() }
     }
 
     /// The client of the region that options, environment or this machine name.
@@ -127,7 +120,7 @@ impl Clients {
         let mut clients = self.by_region.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let config = Builder::from(&self.config).region(Region::new(region.to_owned())).build();
-            Ec2 { region: region.to_owned(), api: Client::from_conf(config) }
+            Ec2 { region: region.to_owned(), api: Client::from_conf(config), patience: self.patience }
         };
         clients.entry(region.to_owned()).or_insert_with(new).clone()
     }
@@ -181,8 +174,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_makes_something_is_sent_once() {
-        let config = once().build();
+        let clients = Clients::load(&AwsOptions { call_timeout_s: Some(7), ..AwsOptions::default() }).await;
+        let config = clients.region("eu-west-1").once().build();
         assert_eq!(config.retry_config().map(RetryConfig::max_attempts), Some(1));
-        assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(OPERATION));
+        assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(Duration::from_secs(7)));
     }
 }

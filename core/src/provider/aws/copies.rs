@@ -13,7 +13,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, 
 use aws_sigv4::sign::v4;
 use futures::future::join_all;
 
-use super::client::{Ec2, once};
+use super::client::Ec2;
 use super::errors::code;
 use super::snapshots::{by_id, search, status, token_filter};
 use super::{AwsProvider, REGION, after, names};
@@ -187,7 +187,7 @@ impl AwsProvider {
             .description(format!("copy of {} in {}", ticket.snapshot, home.region))
             .tag_specifications(names::specification(ResourceType::Snapshot, ours.into_iter().chain(theirs)))
             .customize()
-            .config_override(once())
+            .config_override(there.once())
             .send()
             .await;
         let doing = || format!("copy snapshot {} to {}", ticket.snapshot, there.region);

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use aws_sdk_ec2::types::{Filter, InstanceSpecification, Snapshot};
 use futures::future::join_all;
 
-use super::client::{Ec2, once};
+use super::client::Ec2;
 use super::errors::is_gone;
 use super::snapshots::{self, Seen, description, token_filter, volume_id};
 use super::{AwsProvider, DATA_VOLUMES, INSTANCE_ID, REGION, after, instance, names};
@@ -77,7 +77,7 @@ impl AwsProvider {
             .description(description(request))
             .tag_specifications(names::for_snapshot(request, None))
             .customize()
-            .config_override(once())
+            .config_override(ec2.once())
             .send()
             .await
             .map_err(|error| {

@@ -26,6 +26,9 @@ pub(super) const BACKUP: &str = "barman_snap:backup";
 /// The tag with the snapshot that a copy or a volume was made of.
 pub(super) const SOURCE: &str = "barman_snap:source";
 
+/// The tag of a volume that we are about to attach: from then on somebody may write to it.
+pub(super) const USED: &str = "barman_snap:attached";
+
 /// The beginning of all tags of ours.
 const OURS: &str = "barman_snap:";
 /// How many of them there are at most on one snapshot, with `Name`.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use aws_sdk_ec2::types::{Filter, Snapshot, SnapshotState as Ec2State, Tag};
 
-use super::client::{Ec2, once};
+use super::client::Ec2;
 use super::errors::{code, is_gone};
 use super::{ACCOUNT, AwsProvider, DEVICE, REGION, SOURCE, VOLUME_ID, after, copies, names};
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -86,7 +86,7 @@ impl AwsProvider {
             .description(description(request))
             .tag_specifications(names::for_snapshot(request, Some(&wanted.name)))
             .customize()
-            .config_override(once())
+            .config_override(ec2.once())
             .send()
             .await
             .map_err(|error| {

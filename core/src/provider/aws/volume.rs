@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_ec2::types::{ResourceType, Volume as Ec2Volume, VolumeAttachmentState, VolumeState, VolumeType};
+use chrono::DateTime;
 
 use super::client::Ec2;
 use super::errors::{code, is_gone};
@@ -77,6 +78,10 @@ impl AwsProvider {
     pub(super) async fn attach_volume(&self, volume: &RestoredVolume, instance: &Instance) -> Result<RestoredVolume> {
         let ec2 = self.clients.of(&volume.attributes)?;
         let instance_id = instance::id(instance)?;
+        // EC2 does not tell whether a volume was ever attached.
+        let tag = names::new_tag(names::USED, instance_id);
+        let tagged = ec2.api.create_tags().resources(&volume.id).tags(tag).send().await;
+        tagged.map_err(|error| ec2.change("CreateTags", format!("tag volume {}", volume.id)).failed(error))?;
         let mut refused: BTreeSet<String> = BTreeSet::new();
         loop {
             let machine = instance::by_id(&ec2, instance_id).await?;
@@ -201,7 +206,9 @@ impl AwsProvider {
         Ok(ours
             .filter_map(|volume| {
                 let token = names::tag(volume.tags(), names::TOKEN)?;
-                Some(restored(&ec2, volume.volume_id()?, volume.availability_zone(), Some(token)))
+                let found = restored(&ec2, volume.volume_id()?, volume.availability_zone(), Some(token));
+                let created = volume.create_time().and_then(|time| DateTime::from_timestamp(time.secs(), 0));
+                Some(found.born(created, names::tag(volume.tags(), names::USED).is_some()))
             })
             .collect())
     }

@@ -30,11 +30,10 @@ use super::errors::{self, Call, Refusal};
 use crate::catalog::store::AzureCredential;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::provider::options::AzureOptions;
+use crate::provider::options::{AzureOptions, call_timeout};
 
 const PUBLIC: &str = "https://management.azure.com";
 const CONNECT: Duration = Duration::from_secs(5);
-const CALL: Duration = Duration::from_secs(30);
 /// The most attempts of a read.
 const ATTEMPTS: u32 = 5;
 
@@ -73,7 +72,7 @@ impl Clients {
             .transport(TransportOptions::new(Arc::clone(&http)))
             .build()
             .map_err(|error| Error::invalid("the client of Azure cannot be made").with_source(error))?;
-        let patience = options.call_timeout_s.map_or(CALL, |seconds| Duration::from_secs(seconds.max(1).into()));
+        let patience = call_timeout(options.call_timeout_s);
         Ok(Self { compute, credential, http, endpoint, scope, patience, clock })
     }
 
@@ -91,7 +90,9 @@ impl Clients {
         let begun = self.clock.monotonic();
         let mut attempt = 1;
         loop {
-            let answer = tokio::time::timeout(self.patience, ask(&self.compute)).await;
+            // An attempt that gets no answer leaves time for a second one.
+            let left = self.patience.saturating_sub(self.clock.monotonic().saturating_sub(begun));
+            let answer = tokio::time::timeout(left.min(self.patience * 2 / 3), ask(&self.compute)).await;
             let error = match answer {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => {
@@ -104,7 +105,7 @@ impl Clients {
                     }
                     errors::read(call, error, false)
                 }
-                Err(_) => return Err(errors::late(call, self.patience, false)),
+                Err(_) => errors::late(call, self.patience, false),
             };
             let step = Duration::from_millis(200) * 2_u32.pow(attempt);
             let wait = match error.retry() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use azure_core::headers::{AZURE_ASYNCOPERATION, Headers};
 use azure_mgmt_compute::package_2024_07_01::{Client, models};
+use chrono::DateTime;
 use futures::TryStreamExt;
 use models::creation_data::CreateOption;
 use serde_json::Value;
@@ -315,12 +316,14 @@ fn left(disk: &models::Disk, scope: &Scope, mark: &str) -> Option<RestoredVolume
         && tags.get(names::MARK).is_some_and(|found| found == mark)
         && disk.managed_by.is_none();
     let token = tags.get(names::TOKEN)?.parse().ok()?;
+    let properties = disk.properties.as_ref();
+    let time = properties.and_then(|properties| properties.time_created);
+    let created = time.and_then(|time| DateTime::from_timestamp(time.unix_timestamp(), 0));
+    // The service sets it when a disk is attached or detached.
+    let used = properties.is_some_and(|properties| properties.last_ownership_update_time.is_some());
     is_left.then(|| {
-        restored(
-            &scope.id("disks", disk.resource.name.as_deref().unwrap_or_default()),
-            &location(&disk.resource.location),
-            &token,
-        )
+        let id = scope.id("disks", disk.resource.name.as_deref().unwrap_or_default());
+        restored(&id, &location(&disk.resource.location), &token).born(created, used)
     })
 }
 
@@ -337,13 +340,15 @@ mod tests {
             });
             serde_json::from_value(serde_json::json!({
                 "location": "westeurope", "name": "d", "managedBy": owner, "tags": tags,
-                "properties": {"creationData": {"createOption": "Copy"}},
+                "properties": {"creationData": {"createOption": "Copy"}, "timeCreated": "2026-05-29T10:11:12.5+00:00"},
             }))
             .unwrap()
         };
         let found = left(&disk("m", names::RESTORED, None), &scope, "m").unwrap();
         assert!(found.id.ends_with("/disks/d"));
         assert_eq!(found.attributes[RestoredVolume::TOKEN], Token::from_bits(7).to_string());
+        assert_eq!(found.attributes[RestoredVolume::CREATED], "2026-05-29T10:11:12Z");
+        assert!(!found.was_used());
         assert!(left(&disk("m", names::RESTORED, Some("/vm")), &scope, "m").is_none());
         assert!(left(&disk("other", names::RESTORED, None), &scope, "m").is_none());
         assert!(left(&disk("m", "something", None), &scope, "m").is_none());

@@ -4,7 +4,7 @@
 //!   application-default login`, the metadata server (`GCE_METADATA_HOST` is honoured). One token serves all clients.
 //! * The endpoint is the option, or what gcloud takes it from: `CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE`, which is with
 //!   the version of the API at its end.
-//! * Every attempt ends after [`ATTEMPT`]. Reads are repeated by the SDK as it does by default, and also when there were too
+//! * Every attempt ends within the time-out (30 s unless set), connecting included. Reads are repeated by the SDK as it does by default, and also when there were too
 //!   many requests ([`Reads`]); calls that create something are sent once ([`once`]), because a second one could make a
 //!   second thing.
 
@@ -22,23 +22,20 @@ use tokio::sync::OnceCell;
 
 use super::errors;
 use crate::error::{Error, Result};
-use crate::provider::options::GcpOptions;
-
-/// How long one attempt of a call may take, connecting included.
-const ATTEMPT: Duration = Duration::from_secs(30);
+use crate::provider::options::{GcpOptions, call_timeout};
 
 /// How often and how long a read is repeated, as the SDK does by default.
 const ATTEMPTS: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the SDK repeats by itself, and reads that came too fast: Compute Engine says so with 403 as often as with 429, which
+/// What the SDK repeats by itself, reads that got no answer in time, and reads that came too fast: Compute Engine says so with 403 as often as with 429, which
 /// the SDK does not know.
 #[derive(Clone, Debug)]
 struct Reads;
 
 impl RetryPolicy for Reads {
     fn on_error(&self, state: &RetryState, error: SdkError) -> RetryResult {
-        match state.idempotent && errors::is_throttled(&error) {
+        match state.idempotent && (error.is_timeout() || errors::is_throttled(&error)) {
             true => RetryResult::Continue(error),
             false => Aip194Strict.on_error(state, error),
         }
@@ -50,6 +47,7 @@ impl RetryPolicy for Reads {
 struct Access {
     endpoint: Option<String>,
     anonymous: bool,
+    patience: Duration,
     credentials: OnceCell<Credentials>,
 }
 
@@ -58,7 +56,7 @@ impl Access {
         let credentials = self.credentials.get_or_try_init(|| async { self.load() }).await?;
         let reads = Reads.with_attempt_limit(ATTEMPTS).with_time_limit(PATIENCE);
         let builder =
-            builder.with_credentials(credentials.clone()).with_attempt_timeout(ATTEMPT).with_retry_policy(reads);
+            builder.with_credentials(credentials.clone()).with_attempt_timeout(self.patience).with_retry_policy(reads);
         Ok(match &self.endpoint {
             Some(endpoint) => builder.with_endpoint(endpoint.clone()),
             None => builder,
@@ -96,6 +94,7 @@ macro_rules! clients {
                 let access = Access {
                     endpoint,
                     anonymous: options.anonymous,
+                    patience: call_timeout(options.call_timeout_s),
                     credentials: OnceCell::new(),
                 };
                 Ok(Self { access, $($name: OnceCell::new(),)* })

@@ -182,7 +182,8 @@ impl Gcp {
                 if let (true, Some(link), Some(token)) =
                     (exactly && disk.users.is_empty(), link, disk.labels.get(names::TOKEN))
                 {
-                    left.push(restored(&link, token));
+                    let created = disk.creation_timestamp.as_deref().and_then(|time| time.parse().ok());
+                    left.push(restored(&link, token).born(created, disk.last_attach_timestamp.is_some()));
                 }
             }
             page = answer.next_page_token.filter(|token| !token.is_empty());
