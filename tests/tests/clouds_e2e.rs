@@ -346,8 +346,6 @@ fn not_used_here(cloud: Cloud) -> Vec<&'static str> {
             &["compute.resourcePolicies.get", "compute.resourcePolicies.useReadOnly"],
             // Regional disks.
             &["compute.regionOperations.get"],
-            // Volumes that were made for a restore which has not ended well are looked for.
-            &["compute.disks.list"],
         ],
         Cloud::Azure => &[
             // Asked for by the service when a snapshot reads a disk.

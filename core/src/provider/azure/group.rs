@@ -1,4 +1,4 @@
-//! Several disks by one call: not offered, see `docs/adr/0011-no-group-snapshots-on-azure.md`.
+//! Several disks by one call: not offered, see `docs/adr/0007-no-group-snapshots-on-azure.md`.
 //!
 //! Azure can cut the disks of a virtual machine at one instant, by a restore point. But nothing makes a snapshot of a restore
 //! point (the API offers a *disk* only), and neither stock tools nor a restore elsewhere can do with less than a snapshot.
