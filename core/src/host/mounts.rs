@@ -62,10 +62,7 @@ impl MountTable {
 
     /// The mount that `path` (absolute, without symbolic links) is on.
     pub fn of_path(&self, path: &Path) -> Option<&Mount> {
-        let mut at = self.top()?;
-        if !path.starts_with(&at.mount_point) {
-            return None;
-        }
+        let mut at = self.top(path)?;
         // As the kernel walks down a path: the first mount point on the way is crossed, and whatever is mounted on the
         // same directory later is a child of what was there before.
         let mut seen = HashSet::from([at.id]);
@@ -99,8 +96,8 @@ impl MountTable {
     }
 
     /// The mount on `/`: the first one, for later ones are its children. In a `chroot` that is no mount point there is
-    /// none, then the outermost of what is left.
-    fn top(&self) -> Option<&Mount> {
+    /// none, then the first of those that can be seen on the way to `path`.
+    fn top(&self, path: &Path) -> Option<&Mount> {
         let root = Path::new("/");
         let is_outermost = |mount: &&Mount| !self.mounts.iter().any(|m| m.id == mount.parent && m.id != mount.id);
         self.mounts
@@ -108,7 +105,10 @@ impl MountTable {
             .filter(is_outermost)
             .find(|mount| mount.mount_point == root)
             .or_else(|| self.mounts.iter().find(|mount| mount.mount_point == root))
-            .or_else(|| self.mounts.iter().filter(is_outermost).min_by_key(|m| m.mount_point.as_os_str().len()))
+            .or_else(|| {
+                let on_the_way = self.mounts.iter().filter(is_outermost).filter(|m| path.starts_with(&m.mount_point));
+                on_the_way.min_by_key(|m| m.mount_point.as_os_str().len())
+            })
     }
 }
 
@@ -192,6 +192,19 @@ mod tests {
 
     fn source_of(path: &str) -> String {
         table().of_path(Path::new(path)).unwrap().source.clone()
+    }
+
+    #[test]
+    fn in_a_chroot_without_a_mount_each_outermost_mount_is_reached() {
+        // As seen by `chroot`: the mount that all of these lie on is not in the list.
+        let table = MountTable::parse(
+            b"111 27 0:21 / /proc rw - proc proc rw\n113 27 0:6 / /dev rw - devtmpfs devtmpfs rw\n\
+              42 113 0:27 / /dev/shm rw - tmpfs tmpfs rw\n45 27 254:0 /play /playground rw - ext4 /dev/vda rw\n",
+        )
+        .unwrap();
+        let of = |path: &str| table.of_path(Path::new(path)).map(|mount| mount.id);
+        assert_eq!([of("/playground/data"), of("/dev/shm/x"), of("/dev/x")], [Some(45), Some(42), Some(113)]);
+        assert_eq!(of("/etc"), None);
     }
 
     #[test]
