@@ -293,6 +293,22 @@ async fn the_check_tells_a_running_session_from_one_that_was_left() {
 }
 
 #[tokio::test]
+async fn the_check_goes_by_the_id_that_the_next_backup_would_get() {
+    let house = House::new();
+    let engine = house.engine().build();
+    let bad = async || {
+        let report = engine.check(Ok(house.postgres.connect()), &Default::default()).await;
+        report.lines.into_iter().filter(|line| !line.ok).collect::<Vec<_>>()
+    };
+    house.backup(house.engine()).await.unwrap().run().await.unwrap();
+    // In the same second, so the names of now are taken.
+    assert!(bad().await.is_empty(), "{:?}", bad().await);
+    house.clock.set(house.clock_start() - chrono::Duration::days(1));
+    let [line] = bad().await.try_into().unwrap();
+    assert!(line.name == "backup id" && line.detail.contains("clock") && line.hint.is_some(), "{line:?}");
+}
+
+#[tokio::test]
 async fn what_a_later_version_has_written_is_neither_garbage_nor_undone() {
     let house = House::new();
     let mut published = house.backup(house.engine()).await.unwrap();

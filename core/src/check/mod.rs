@@ -8,7 +8,6 @@ mod archiving;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::host::{PgPaths, cover};
-use crate::id::BackupId;
 use crate::model::{Segment, SegmentSize};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
@@ -137,7 +136,11 @@ impl Engine {
                 Some(NO_GROUP),
             );
         }
-        let backup_id = BackupId::at(self.clock().local().naive_local());
+        // The one that the backup would get: names that a backup of this very second has taken are none of its own.
+        let backup_id = match self.next_id(request).await {
+            Ok(id) => id,
+            Err(error) => return report.error("backup id", &error),
+        };
         let volumes: Vec<VolumeSnapshot> = volumes
             .into_iter()
             .map(|volume| VolumeSnapshot { name: provider.snapshot_name(&volume, &backup_id), volume })

@@ -212,6 +212,11 @@ impl Engine {
         self.tools.journal.known_mark().await
     }
 
+    /// The id that a backup would get now.
+    pub(crate) async fn next_id(&self, request: &BackupRequest) -> Result<BackupId> {
+        begin::id_of(request, &self.tools).await
+    }
+
     /// Plans a backup: every check, every decision, no effect. The id in the plan is a proposal.
     ///
     /// # Errors

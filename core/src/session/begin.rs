@@ -56,7 +56,7 @@ pub(crate) async fn plan(
     host: HostView<'_>,
     request: &BackupRequest,
 ) -> Result<SessionPlan> {
-    let Tools { catalog, journal, provider, clock, ids, .. } = tools;
+    let Tools { catalog, provider, clock, ids, .. } = tools;
     if let Some(name) = &request.name {
         check_name(name)?;
     }
@@ -84,10 +84,7 @@ pub(crate) async fn plan(
         .map(|placed| placed.volume)
         .ok_or_else(|| Error::internal("no volume holds the data directory"))?;
     let waves = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, group);
-    let backup_id = match &request.backup_id {
-        Some(given) => free_id(catalog, given).await?,
-        None => propose_id(catalog, journal, clock.as_ref()).await?,
-    };
+    let backup_id = id_of(request, tools).await?;
     let mut plan = SessionPlan {
         server: catalog.server().to_string(),
         mark: proposed_mark(tools).await?,
@@ -158,6 +155,14 @@ fn rename(plan: &mut SessionPlan, provider: &dyn SnapshotProvider, id: BackupId)
         planned.name = provider.snapshot_name(&planned.volume, &id);
     }
     plan.backup_id = id;
+}
+
+/// The id that a backup would get now.
+pub(crate) async fn id_of(request: &BackupRequest, tools: &Tools) -> Result<BackupId> {
+    match &request.backup_id {
+        Some(given) => free_id(&tools.catalog, given).await,
+        None => propose_id(&tools.catalog, &tools.journal, tools.clock.as_ref()).await,
+    }
 }
 
 /// The id for now: the local time, as stock tools write it, but never one that sorts before an existing backup.
