@@ -104,6 +104,9 @@ class EngineExecutor(BackupExecutor, metaclass=ABCMeta):  # type: ignore[misc]
         self.current_action = "taking snapshots"
         # Barman says with these how long it took; its clock has no zone.
         self.copy_start_time = datetime.now()
+        # Barman 3.13 can delete a failed backup only where it has a directory.
+        data = Path(backup_info.get_data_directory())
+        data.parent.mkdir(parents=True, exist_ok=True)
         try:
             engine = engines.for_server(self.config)
             self._rescue(engine)

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 __all__ = ["ROWS", "VERSIONS", "Row", "Unsuitable", "apply", "check_version", "faults", "modules"]
 
-VERSIONS = ("3.12.1", "3.19.1")
+VERSIONS = ("3.12.1", "3.13.3", "3.19.1")
 
 
 class Unsuitable(Exception):
@@ -92,7 +92,7 @@ ROWS = (
     ),
     Row(
         "barman.infofile", "FieldListFile.load", ("self", "filename", "file_object"), "fields:load",
-        "reads past the field encryption, which is younger", ("3.12.1",),
+        "reads past the field encryption, which is younger", ("3.12.1", "3.13.3"),
     ),
 )  # fmt: skip
 
@@ -109,7 +109,7 @@ def check_version() -> str:
     except metadata.PackageNotFoundError:
         raise Unsuitable("Barman is not installed in this Python environment") from None
     if version not in VERSIONS:
-        known = " and ".join(VERSIONS)
+        known = " and ".join((", ".join(VERSIONS[:-1]), VERSIONS[-1]))
         raise Unsuitable(f"the adapter knows Barman {known}, and this is {version}: install one of them, or set BARMAN_SNAP=off")
     return version
 

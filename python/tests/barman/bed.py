@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from typing import Any, NoReturn, Optional
 import pytest
 from conftest import SERVER_USER
 
-VERSIONS = ("3.19.1", "3.12.1")
+VERSIONS = ("3.19.1", "3.13.3", "3.12.1")
 SERVER = "main"
 _TOOLS = Path(sys.prefix).parent
-_PG_BIN = _TOOLS / "pg17" / "bin"
+PG_BIN = _TOOLS / "pg17" / "bin"
 
 
 def missing(what: str) -> NoReturn:
@@ -60,7 +61,7 @@ def run(*words: object, env: Optional[Mapping[str, str]] = None, root: bool = Fa
     command = [str(word) for word in words]
     # Written to files: a server that is started keeps a pipe open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        clean = {"PATH": f"{_PG_BIN}:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **(env or {})}
+        clean = {"PATH": f"{PG_BIN}:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **(env or {})}
         done = subprocess.run(command, stdout=out, stderr=err, env=clean, cwd="/", check=False, timeout=300, **options)
         out.seek(0)
         err.seek(0)
@@ -72,6 +73,11 @@ class Barman:
     """A stock Barman in its environment."""
 
     version: str
+
+    @property
+    def old(self) -> bool:
+        """From before 3.14, which brought ``restore``, ``--tag``, and the field ``encryption``."""
+        return int(self.version.split(".")[1]) < 14
 
     @property
     def bin(self) -> Path:
@@ -95,7 +101,7 @@ class Barman:
         return run(self.bin / str(words[0]), *words[1:], env=self._env(env))
 
     def _env(self, env: Optional[Mapping[str, str]]) -> dict[str, str]:
-        return {"PATH": f"{self.bin}:{_PG_BIN}:/usr/sbin:/usr/bin:/sbin:/bin", **(env or {})}
+        return {"PATH": f"{self.bin}:{PG_BIN}:/usr/sbin:/usr/bin:/sbin:/bin", **(env or {})}
 
 
 class Cluster:
@@ -112,21 +118,21 @@ class Cluster:
 
     def create(self, *settings: str) -> None:
         words = ("-U", "postgres", "-A", "trust", "-k", "--no-sync", "--wal-segsize=1", "--locale=C.UTF-8")
-        run(_PG_BIN / "initdb", "-D", self.data, *words).ok()
+        run(PG_BIN / "initdb", "-D", self.data, *words).ok()
         with open(self.data / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write("\n".join(["listen_addresses = ''", "archive_mode = on", *settings]) + "\n")
 
     def start(self) -> None:
         log = self.socket / "log"
-        ran = run(_PG_BIN / "pg_ctl", "-D", self.data, "-o", f"-k {self.socket}", "-l", log, "-w", "start", env=self.env)
+        ran = run(PG_BIN / "pg_ctl", "-D", self.data, "-o", f"-k {self.socket}", "-l", log, "-w", "start", env=self.env)
         assert ran.code == 0, log.read_text()
 
     def stop(self) -> None:
         if (self.data / "postmaster.pid").exists():
-            run(_PG_BIN / "pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
+            run(PG_BIN / "pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
 
     def sql(self, statement: str) -> str:
-        return run(_PG_BIN / "psql", "-XAtq", "-d", self.dsn, "-c", statement).ok().strip()
+        return run(PG_BIN / "psql", "-XAtq", "-d", self.dsn, "-c", statement).ok().strip()
 
     def fill(self) -> None:
         """Makes a table with something to compare."""
@@ -176,7 +182,7 @@ def btrfs(at: Path) -> Iterator[Path]:
 
 
 def need_postgres() -> None:
-    if not (_PG_BIN / "initdb").exists():
+    if not (PG_BIN / "initdb").exists():
         missing("PostgreSQL 17; run tools/setup.sh test")
 
 
@@ -217,8 +223,17 @@ class Site:
 
     def backup(self, *words: object) -> str:
         """Takes a backup, and gives its id."""
-        self.run("backup", SERVER, "--immediate-checkpoint", "--wait", *words).ok()
-        return self.ids()[0]
+        ran = self.run("backup", SERVER, "--immediate-checkpoint", "--wait", *words)
+        assert ran.code == 0, f"{ran}\n{self.log()}"
+        newest = self.ids()[0]
+        # Barman's ids are seconds, and it does not look whether there is one already.
+        while time.strftime("%Y%m%dT%H%M%S") <= newest:
+            time.sleep(0.05)
+        return newest
+
+    def log(self) -> str:
+        """The end of what Barman has logged: its messages often say no more than to look there."""
+        return "".join((self.at / "barman.log").read_text().splitlines(keepends=True)[-30:]) + self.run("check", SERVER).out
 
     def ids(self) -> list[str]:
         """The backups that Barman has, newest first."""

@@ -12,6 +12,9 @@ from bed import VERSIONS, Barman, place, run
 
 from barman_snap.barman import settings, startup, table
 
+# What installs the adapter into an environment, and looks at that, does so in one process.
+pytestmark = pytest.mark.xdist_group("installation")
+
 _REPLACED = """
 import sys
 from barman_snap.barman import hook, table
