@@ -37,6 +37,7 @@ prepare_tools() {
         want=/var/tmp/barman-snap-tools-$(id -u)
     fi
     if [ -n "$want" ]; then
+        # shellcheck disable=SC2174 # What is above it is there: /var/tmp, or what the caller has made.
         mkdir -p -m 0755 "$want"
         # Everybody may write to /var/tmp: a directory that somebody else has put there is not run from.
         [ -O "$want" ] && [ ! -L "$want" ] || die "$want belongs to another user, or is a link"
@@ -88,4 +89,4 @@ target_dir() {
 prepare_tools
 export PATH="$TOOLS/bin:$PATH:$HOME/.cargo/bin"
 prepare_rust
-cd "$ROOT"
+cd "$ROOT" || exit

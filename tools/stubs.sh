@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-venv_install maturin mypy pyright pytest typing_extensions
+venv_install maturin mypy pyright pytest pytest-xdist typing_extensions
 say "building the Python module"
 wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT

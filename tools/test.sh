@@ -33,6 +33,12 @@ say "fakes of the clouds"
 (cd tests && "$TOOLS/venv/bin/python" -m mypy --strict clouds)
 "$TOOLS/venv/bin/python" -m pytest -q tests/clouds
 
+say "scripts and containers"
+scripts=(tools/*.sh .ci/run examples/playground/playground examples/playground/lib/*.sh)
+"$TOOLS/venv/bin/shellcheck" --external-sources --source-path tools:examples/playground --shell bash "${scripts[@]}"
+"$TOOLS/venv/bin/hadolint" examples/playground/docker/Dockerfile
+"$TOOLS/venv/bin/check-jsonschema" --quiet --builtin-schema vendor.compose-spec examples/playground/docker/compose.yaml
+
 say "documentation site"
 "$TOOLS/venv/bin/python" -m mkdocs build --quiet --strict --site-dir "$(target_dir)/site"
 
@@ -44,5 +50,7 @@ fi
 if [ -e python/pyproject.toml ]; then
     say "Python tests"
     "$ROOT/tools/stubs.sh"
-    "$TOOLS/venv/bin/python" -m pytest -q python/tests
+    # Whether threads run at once is seen without others beside them; the rest mostly waits for servers.
+    "$TOOLS/venv/bin/python" -m pytest -q python/tests/test_threads.py
+    "$TOOLS/venv/bin/python" -m pytest -q --numprocesses 3 --dist loadgroup --ignore python/tests/test_threads.py python/tests
 fi
