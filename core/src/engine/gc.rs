@@ -1,6 +1,6 @@
 //! Garbage, as the engine offers it: gathers the facts, lets [`gc`] decide, carries out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Engine;
@@ -66,9 +66,13 @@ impl Engine {
                     continue;
                 }
             };
-            volumes.sort_by(|a, b| a.id.cmp(&b.id));
-            volumes.dedup_by(|a, b| a.id == b.id);
-            let found = provider.list(&mark, &volumes).await?;
+            // The attributes of a volume say where its snapshots and their copies are, and later sessions may have used other
+            // places: only what is the same in all is asked for once.
+            volumes.sort_by(|a, b| (&a.id, &a.attributes).cmp(&(&b.id, &b.attributes)));
+            volumes.dedup();
+            let mut found = provider.list(&mark, &volumes).await?;
+            let mut seen = BTreeSet::new();
+            found.retain(|ticket| seen.insert(ticket.snapshot.clone()));
             marked.snapshots.extend(found.into_iter().map(|ticket| Orphan { provider: name.to_owned(), ticket }));
             marked.look_for_volumes(&provider, &mark).await;
         }
