@@ -49,6 +49,19 @@ async fn gc_leaves_the_snapshots_of_an_unfinished_session_alone() {
     assert_eq!(plan.open_sessions.len(), 1);
 }
 
+#[tokio::test]
+async fn gc_leaves_the_snapshots_of_a_backup_alone_whose_metadata_have_lost_our_record() {
+    let house = House::new();
+    let mut session = house.backup(house.engine()).await.unwrap();
+    session.run().await.unwrap();
+    let engine = house.engine().build();
+    let mut info = engine.catalog().read(session.backup_id()).await.unwrap();
+    info.copy_stats = None;
+    engine.catalog().replace(session.backup_id(), &info).await.unwrap();
+    let plan = engine.plan_gc(&AT_ONCE).await.unwrap();
+    assert!(plan.is_empty(), "{plan}");
+}
+
 /// A published backup whose metadata a stock tool has deleted, and whose snapshots are not to be seen.
 async fn forgotten(house: &House) -> BackupId {
     let mut session = house.backup(house.engine()).await.unwrap();

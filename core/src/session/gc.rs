@@ -125,12 +125,17 @@ pub struct GcFacts {
     pub out_of_sight: BTreeMap<BackupId, String>,
 }
 
+impl GcFacts {
+    /// Whether the catalog has this backup, readable or not.
+    fn has_backup(&self, id: &BackupId) -> bool {
+        self.catalog.iter().map(|(id, _)| id).chain(&self.unreadable).any(|known| known == id)
+    }
+}
+
 /// The sessions whose journal nobody needs, as far as the catalog can tell.
 pub fn candidates(facts: &GcFacts) -> impl Iterator<Item = &SessionState> {
-    let known =
-        |id: &BackupId| facts.catalog.iter().map(|(id, _)| id).chain(&facts.unreadable).any(|known| known == id);
     facts.sessions.iter().filter(move |state| match state.phase {
-        Phase::Published => !known(&state.plan.backup_id),
+        Phase::Published => !facts.has_backup(&state.plan.backup_id),
         Phase::Undone => facts.now.signed_duration_since(state.last_at) > facts.limits.keep_undone,
         _ => false,
     })
@@ -142,11 +147,16 @@ pub fn candidates(facts: &GcFacts) -> impl Iterator<Item = &SessionState> {
 /// read, that is not known of any snapshot, and none is touched.
 pub fn plan(facts: &GcFacts) -> GcPlan {
     let open: Vec<&SessionState> = facts.sessions.iter().filter(|state| !state.phase.is_final()).collect();
+    // A stock tool may have rewritten a backup.info without our record. The journal knows which snapshots it has all the same.
+    let published = facts
+        .sessions
+        .iter()
+        .filter(|state| state.phase == Phase::Published && facts.has_backup(&state.plan.backup_id));
     let used: BTreeSet<&Token> = facts
         .catalog
         .iter()
         .filter_map(|(_, token)| token.as_ref())
-        .chain(open.iter().map(|state| &state.plan.token))
+        .chain(open.iter().copied().chain(published).map(|state| &state.plan.token))
         .collect();
     let unreadable: Vec<String> =
         facts.unreadable.iter().chain(&facts.unreadable_sessions).map(ToString::to_string).collect();
