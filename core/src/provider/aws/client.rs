@@ -3,7 +3,7 @@
 //! Nothing else in this provider builds a client. What is not given as an option comes from the environment, the shared
 //! configuration files and the metadata service, as the SDK looks for it
 //! (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>); endpoints from
-//! `AWS_ENDPOINT_URL_EC2` and `AWS_ENDPOINT_URL`.
+//! `AWS_ENDPOINT_URL_EC2`, `AWS_ENDPOINT_URL_STS` and `AWS_ENDPOINT_URL`.
 //!
 //! Invariant: a call that makes something is sent once ([`Ec2::once`]). The SDK would repeat it after a lost reply, and EC2 has
 //! no idempotency token for snapshots. Everything else is repeated as the SDK does by default.
@@ -44,7 +44,7 @@ pub(super) struct Ec2 {
 impl Ec2 {
     /// A call that only looks.
     pub(super) fn look(&self, action: &'static str, doing: impl Into<String>) -> Call<'_> {
-        Call { action, doing: doing.into(), region: &self.region, once: false }
+        Call { action, doing: doing.into(), service: "EC2", region: &self.region, once: false }
     }
 
     /// A call that changes something, and to the same effect if it is repeated.
@@ -123,6 +123,12 @@ impl Clients {
             Ec2 { region: region.to_owned(), api: Client::from_conf(config), patience: self.patience }
         };
         clients.entry(region.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// A client of the service that says who we are.
+    pub(super) fn sts(&self, region: &str) -> aws_sdk_sts::Client {
+        let config = aws_sdk_sts::config::Builder::from(&self.config).region(Region::new(region.to_owned())).build();
+        aws_sdk_sts::Client::from_conf(config)
     }
 
     /// The client of the region in these attributes (of an instance, a volume or a ticket), else of the usual one.

@@ -19,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 /// A call of the API: enough to say what failed, and what that means.
 #[derive(Clone, Debug)]
 pub(super) struct Call<'a> {
+    /// The service: `EC2`, `STS`.
+    pub(super) service: &'static str,
     /// The action of the API, as policies name it after `ec2:`.
     pub(super) action: &'static str,
     /// What it was for, after «cannot».
@@ -77,7 +79,8 @@ impl Call<'_> {
             "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => never(
                 ErrorKind::PermissionDenied,
                 &format!(
-                    "the policy of these credentials has to allow ec2:{}; see docs/permissions/aws.md",
+                    "the policy of these credentials has to allow {}:{}; see docs/permissions/aws.md",
+                    self.service.to_lowercase(),
                     self.action
                 ),
             ),
@@ -183,7 +186,7 @@ impl Call<'_> {
             (_, Retry::Unknown) => "did not answer",
             _ => "cannot be reached",
         };
-        Error::new(ErrorKind::Unavailable, format!("cannot {doing}: EC2 in {} {why}", self.region))
+        Error::new(ErrorKind::Unavailable, format!("cannot {doing}: {} in {} {why}", self.service, self.region))
             .with_retry(retry)
             .with_source(error)
     }
@@ -241,7 +244,13 @@ mod tests {
     type Failure = SdkError<CreateSnapshotError, HttpResponse>;
 
     fn call(once: bool) -> Call<'static> {
-        Call { action: "CreateSnapshot", doing: "take a snapshot of vol-1".into(), region: "eu-west-1", once }
+        Call {
+            service: "EC2",
+            action: "CreateSnapshot",
+            doing: "take a snapshot of vol-1".into(),
+            region: "eu-west-1",
+            once,
+        }
     }
 
     fn answer(status: u16) -> HttpResponse {

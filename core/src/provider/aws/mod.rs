@@ -28,6 +28,7 @@
 //! The tag [`names::TOKEN`] is in every call that makes something, and nothing without the right one is deleted. All that a
 //! later process needs is in the attributes of volumes and tickets, also what was asked for beyond the snapshot.
 
+mod account;
 mod after;
 mod client;
 mod copies;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 use self::after::Wanted;
 use self::client::Clients;
@@ -104,6 +106,8 @@ pub struct AwsProvider {
     /// What the user wants beyond snapshots.
     wanted: Wanted,
     fresh: Fresh,
+    /// The account of the credentials, once it was asked for.
+    account: OnceCell<String>,
     /// The description of the host with the disks, if it is not this one.
     host: Option<PathBuf>,
 }
@@ -119,6 +123,7 @@ impl AwsProvider {
             clients: Clients::load(&options.aws).await,
             clock: Arc::new(SystemClock::new()),
             fresh: Fresh::default(),
+            account: OnceCell::new(),
             host: options.host_description.clone(),
         })
     }

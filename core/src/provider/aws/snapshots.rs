@@ -145,6 +145,7 @@ impl AwsProvider {
                 Err(Error::new(ErrorKind::Unavailable, message).with_retry(Retry::Safe))
             }
             None => {
+                self.check_gone(&ec2, &ticket.snapshot, ticket).await?;
                 let message = format!("there is no snapshot {} ({}) in {}", ticket.snapshot, ticket.name, ec2.region);
                 Err(Error::not_found(message))
             }
@@ -207,7 +208,7 @@ impl AwsProvider {
             Some(_) => {}
             // Made by this process, as its ticket says, and not to be seen yet.
             None if self.fresh.is_young(id, self.clock.monotonic()) => {}
-            None => return Ok(()),
+            None => return self.check_gone(ec2, id, ticket).await,
         }
         match ec2.api.delete_snapshot().snapshot_id(id).send().await {
             Ok(_) => {}
