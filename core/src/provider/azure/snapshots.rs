@@ -272,6 +272,15 @@ fn carries(snapshot: &models::Snapshot, ticket: &Ticket) -> bool {
         .is_some_and(|token| token == ticket.token.as_str())
 }
 
+/// Whether a snapshot belongs to another session than its ticket says. A stock one is named by the catalog alone: what carries the
+/// token of a session belongs to that one.
+pub(super) fn is_foreign(snapshot: &models::Snapshot, ticket: &Ticket) -> bool {
+    match ticket.is_stock() {
+        true => names::read_tags(snapshot.resource.tags.as_ref()).contains_key(names::TOKEN),
+        false => !carries(snapshot, ticket),
+    }
+}
+
 /// The tickets of all snapshots in these groups with this tag: originals first, so that a copy is never taken for one.
 pub(super) async fn tagged(azure: &AzureProvider, scopes: &[Scope], tag: &str, value: &str) -> Result<Vec<Ticket>> {
     let (mut originals, mut copies) = (Vec::new(), Vec::new());
@@ -300,7 +309,7 @@ pub(super) async fn delete(azure: &AzureProvider, ticket: &Ticket) -> Result<()>
 
 async fn delete_one(azure: &AzureProvider, id: &ResourceId, ticket: &Ticket) -> Result<()> {
     let Some(snapshot) = get(azure, id).await? else { return Ok(()) };
-    if !ticket.is_stock() && !carries(&snapshot, ticket) {
+    if is_foreign(&snapshot, ticket) {
         let message = format!("{} does not carry the token of its session", subject(id));
         return Err(
             Error::new(ErrorKind::Conflict, message).with_hint("it was not made by this backup; it is left alone")

@@ -279,7 +279,7 @@ impl Gcp {
         let what = format!("delete snapshot {}", ticket.name);
         self.await_creation(&link.project, ticket).await?;
         let Some(found) = self.snapshot(&link).await? else { return Ok(()) };
-        if !ticket.is_stock() && !carries(&found, &ticket.token) {
+        if is_foreign(&found, ticket) {
             return Err(super::not_ours(&ticket.snapshot));
         }
         let begun = self.clock.monotonic();
@@ -324,6 +324,15 @@ impl Gcp {
 /// Whether a snapshot carries a token.
 fn carries(snapshot: &Snapshot, token: &Token) -> bool {
     snapshot.labels.get(names::TOKEN).is_some_and(|found| found == token.as_str())
+}
+
+/// Whether a snapshot belongs to another session than its ticket says. A stock one is named by the catalog alone: what carries the
+/// token of a session belongs to that one.
+fn is_foreign(snapshot: &Snapshot, ticket: &Ticket) -> bool {
+    match ticket.is_stock() {
+        true => snapshot.labels.contains_key(names::TOKEN),
+        false => !carries(snapshot, &ticket.token),
+    }
 }
 
 /// Whether a snapshot was made for exactly this mark, not only for one with the same label.
