@@ -93,7 +93,10 @@ impl Place {
     }
 
     async fn recover(&self) -> Vec<barman_snap::session::Rescue> {
-        let wishes = Wishes { force: true, ..Wishes::default() };
+        self.recover_as(Wishes { force: true, ..Wishes::default() }).await
+    }
+
+    async fn recover_as(&self, wishes: Wishes) -> Vec<barman_snap::session::Rescue> {
         let request = RecoverRequest { wishes, ..RecoverRequest::default() };
         self.engine().build().recover(&request).await.unwrap()
     }
@@ -164,19 +167,35 @@ async fn every_mishap_at_every_step_ends_published_or_with_a_clean_slate() {
 }
 
 #[tokio::test]
-async fn what_the_provider_refuses_for_good_undoes_the_backup() {
-    for refused in [Call::Promote, Call::Secure] {
-        let place = Place::new();
-        let engine = place.faulty(Arc::new(move |call, moment, _: &str| {
-            let error = || Error::new(ErrorKind::Provider, "no such key").with_retry(Retry::Never);
-            (call == refused && moment == Moment::Before).then(error)
-        }));
-        let mut session = place.session(engine).await;
-        let error = session.run().await.unwrap_err();
-        assert!(error.to_string().contains("no such key"), "{error}");
-        assert_eq!(session.phase(), Phase::Undone, "{refused:?}");
-        assert_eq!(place.verdict().await, "clean slate", "{refused:?}");
-    }
+async fn what_the_provider_will_never_promote_undoes_the_backup() {
+    let place = Place::new();
+    let engine = place.faulty(Arc::new(|call, moment, _: &str| {
+        let error = || Error::new(ErrorKind::Provider, "no such key").with_retry(Retry::Never);
+        (call == Call::Promote && moment == Moment::Before).then(error)
+    }));
+    let mut session = place.session(engine).await;
+    let error = session.run().await.unwrap_err();
+    assert!(error.to_string().contains("no such key"), "{error}");
+    assert_eq!(session.phase(), Phase::Undone);
+    assert_eq!(place.verdict().await, "clean slate");
+}
+
+#[tokio::test]
+async fn a_copy_that_failed_leaves_the_complete_snapshots_to_recover() {
+    let place = Place::with(AfterCut { promote: false, secure: true });
+    let engine = place.faulty(Arc::new(|call, moment, _: &str| {
+        let error = || Error::new(ErrorKind::Provider, "the copy snap-2 failed: no such key").with_retry(Retry::Never);
+        (call == Call::Secure && moment == Moment::Before).then(error)
+    }));
+    let mut session = place.session(engine).await;
+    let error = session.run().await.unwrap_err();
+    assert!(error.to_string().contains("the copy snap-2 failed: no such key"), "{error}");
+    let hint = error.hint().unwrap();
+    assert!(hint.starts_with("its snapshots are complete; mend the cause, then run `barman-snap recover`"), "{hint}");
+    assert_eq!((session.phase(), place.provider.existing().len()), (Phase::Finishing, 2));
+    drop(session);
+    place.recover().await;
+    assert_eq!(place.verdict().await, "published");
 }
 
 #[tokio::test]
@@ -207,18 +226,20 @@ async fn what_may_get_better_is_left_to_recover() {
 #[tokio::test]
 async fn a_locked_snapshot_makes_an_undo_stuck_which_says_until_when() {
     let place = Place::new();
-    // The lock is there; then the provider finds out that it cannot go on.
+    // The lock is there; then the provider finds out that it cannot go on, and the user gives the backup up.
     let engine = place.faulty(Arc::new(|call, moment, _: &str| {
         (call == Call::Secure && moment == Moment::After).then(|| Error::new(ErrorKind::Provider, "no such region"))
     }));
     let mut session = place.session(engine).await;
     let error = session.run().await.unwrap_err();
-    assert!(error.to_string().contains("no such region"), "the first cause is told: {error}");
-    assert_eq!(session.phase(), Phase::Stuck);
-    let reason = session.state().stuck_reason.clone().unwrap();
-    assert!(reason.contains("locked") && reason.contains(UNTIL), "{reason}");
+    assert!(error.to_string().contains("no such region"), "{error}");
     drop(session);
-    assert!(place.recover().await[0].error.is_some(), "still locked");
+    for discard in [true, false] {
+        let rescues = place.recover_as(Wishes { force: true, discard, ..Wishes::default() }).await;
+        assert_eq!(rescues[0].ended, Phase::Stuck, "{rescues:?}");
+        let reason = rescues[0].error.as_ref().unwrap().to_string();
+        assert!(reason.contains("locked") && reason.contains(UNTIL), "{reason}");
+    }
 
     for ticket in place.provider.existing() {
         place.provider.set_lock(&ticket.snapshot, None);

@@ -100,11 +100,9 @@ pub(crate) fn disposition(step: Step, error: &Error, state: &SessionState) -> Di
         _ if !state.is_past_the_line() => Disposition::Undo,
         // The way forward is gone: a snapshot failed after its cut, or the backup was deleted under our hands.
         _ if step == Step::AwaitReady && error.kind() == ErrorKind::Provider => Disposition::Undo,
-        // What the provider will refuse again and again can neither be promoted nor secured.
-        _ if matches!(step, Step::Promote | Step::Secure)
-            && error.kind() == ErrorKind::Provider
-            && error.retry() == Retry::Never =>
-        {
+        // What the provider will refuse again and again cannot be promoted. Where it can only not be secured, the snapshots are
+        // complete: a copy or a lock that is missing is no reason to destroy them.
+        _ if step == Step::Promote && error.kind() == ErrorKind::Provider && error.retry() == Retry::Never => {
             Disposition::Undo
         }
         _ if error.context().iter().any(|(key, _)| *key == effects::DELETED) => Disposition::Undo,
@@ -364,8 +362,13 @@ impl Driver {
             Disposition::Leave => {
                 self.release().await;
                 let id = &self.state.plan.backup_id;
-                let hint = error.hint().map(|hint| format!("{hint}; then ")).unwrap_or_default();
-                error.with_hint(format!("{hint}run `barman-snap recover` to complete backup {id}"))
+                let complete = if step == Step::Secure { "its snapshots are complete; " } else { "" };
+                let first = match error.hint() {
+                    Some(hint) => format!("{hint}; then "),
+                    None if step == Step::Secure => "mend the cause, then ".to_owned(),
+                    None => String::new(),
+                };
+                error.with_hint(format!("{complete}{first}run `barman-snap recover` to complete backup {id}"))
             }
             Disposition::Undo => match self.intend_undo(&error.chain()).await {
                 Ok(()) => error,

@@ -79,12 +79,18 @@ async fn copy(
     Ok(Ticket { attributes, ..ticket.clone() })
 }
 
-/// Whether the copy was begun before, by a call whose reply was lost.
+/// Whether the copy was begun before, by a call whose reply was lost, and has not failed.
 async fn is_there(azure: &AzureProvider, id: &ResourceId, source: &ResourceId, ticket: &Ticket) -> Result<bool> {
     let Some(existing) = snapshots::get(azure, id).await? else { return Ok(false) };
     let tags = names::read_tags(existing.resource.tags.as_ref());
     let of = tags.get(names::COPY_OF).and_then(|id| ResourceId::parse(id));
     if of.is_some_and(|of| of.same(source)) && tags.get(names::TOKEN).is_some_and(|t| t == ticket.token.as_str()) {
+        // One that failed stays so: it makes way for a new one.
+        if let SnapshotState::Failed { reason } = snapshots::state(&existing, true) {
+            tracing::warn!(copy = %id, reason, "a copy failed; it is made anew");
+            snapshots::delete_one(azure, id, ticket).await?;
+            return Ok(false);
+        }
         return Ok(true);
     }
     let message = format!("there is a {} already, and it is no copy of this backup", snapshots::subject(id));

@@ -307,7 +307,7 @@ pub(super) async fn delete(azure: &AzureProvider, ticket: &Ticket) -> Result<()>
     delete_one(azure, &ResourceId::stored(&ticket.snapshot)?, ticket).await
 }
 
-async fn delete_one(azure: &AzureProvider, id: &ResourceId, ticket: &Ticket) -> Result<()> {
+pub(super) async fn delete_one(azure: &AzureProvider, id: &ResourceId, ticket: &Ticket) -> Result<()> {
     let Some(snapshot) = get(azure, id).await? else { return Ok(()) };
     if is_foreign(&snapshot, ticket) {
         let message = format!("{} does not carry the token of its session", subject(id));
