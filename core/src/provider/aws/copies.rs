@@ -5,6 +5,7 @@
 //! the id of its original as tags, and is looked for before it is made. It is complete when it can be restored without the
 //! original; then its region and id stand in the ticket of the original, which is deleted after its copies.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_ec2::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
@@ -31,6 +32,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long a copy that was started may not show.
 const SHOWS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long a copy that has an id may not show before it counts as lost.
+const ABSENT: Duration = Duration::from_secs(60);
 
 /// How often a copy is started whose outcome stays unknown.
 const ATTEMPTS: u32 = 3;
@@ -92,14 +96,32 @@ impl AwsProvider {
         let there = self.clients.region(region);
         let id = self.begun_copy(request, ticket, &there, key).await?;
         let what = format!("snapshot {id} in {region}, the copy of {}", ticket.snapshot);
+        let last_seen = Mutex::new(self.clock.monotonic());
+        // For how long it has not shown.
+        let absent = |found: Option<&Snapshot>| {
+            let now = self.clock.monotonic();
+            let mut last = last_seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if found.is_some() {
+                *last = now;
+            }
+            now.saturating_sub(*last)
+        };
         self.until(&what, PATIENCE, LONGEST_PAUSE, || async {
-            match by_id(&there, &id).await?.as_ref().map(status).map(|status| status.state) {
+            let found = by_id(&there, &id).await?;
+            let absent = absent(found.as_ref());
+            match found.as_ref().map(status).map(|status| status.state) {
                 Some(SnapshotState::Ready) => Ok(Some(())),
                 Some(SnapshotState::Failed { reason }) => {
                     Err(Error::new(ErrorKind::Provider, format!("{what} failed: {reason}")))
                 }
-                // A new one may not show yet.
-                _ => Ok(None),
+                Some(_) => Ok(None),
+                // A new one may not show yet; one that goes on not showing was deleted.
+                None if absent >= ABSENT => {
+                    let message = format!("{what} does not show");
+                    // Not for another question, as `until` would have it, but for another copy.
+                    Err(Error::new(ErrorKind::Unavailable, message).with_retry(Retry::Unknown))
+                }
+                None => Ok(None),
             }
         })
         .await?;

@@ -15,12 +15,15 @@ use serde_json::Value;
 use super::AzureProvider;
 use super::arm::{ResourceId, key};
 use super::errors::Call;
+use super::snapshots::Operation;
 use super::{names, snapshots};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::provider::{AfterCut, CreateRequest, SnapshotState, Ticket, Volume, VolumeSnapshot};
 
 /// The longest that a copy is waited for; a first one of a big disk takes hours.
 const COPYING: Duration = Duration::from_secs(48 * 3600);
+/// How long a copy may not show. One whose PUT got no answer may not have been made at all.
+const SHOWS_WITHIN: Duration = Duration::from_secs(60);
 const LOCKS: &str = "Microsoft.Authorization/locks/read";
 
 pub(super) fn after_cut(volumes: &[Volume]) -> AfterCut {
@@ -97,13 +100,31 @@ async fn is_there(azure: &AzureProvider, id: &ResourceId, source: &ResourceId, t
     Err(Error::new(ErrorKind::Conflict, message))
 }
 
+/// Waits until a copy is complete. One that does not show is waited for only as long as its operation runs.
 async fn complete(azure: &AzureProvider, id: &ResourceId) -> Result<()> {
     let mut wait = azure.wait(COPYING);
+    let mut last_seen = azure.clients.clock().monotonic();
     loop {
+        let now = azure.clients.clock().monotonic();
         let state = match snapshots::get(azure, id).await? {
             // A copy counts only when all of it is there.
-            Some(copy) => snapshots::state(&copy, true),
-            None => SnapshotState::Creating,
+            Some(copy) => {
+                last_seen = now;
+                snapshots::state(&copy, true)
+            }
+            None => match snapshots::operation(azure, id).await? {
+                Some(Operation::Failed(reason)) => SnapshotState::Failed { reason },
+                Some(Operation::Running) => {
+                    last_seen = now;
+                    SnapshotState::Creating
+                }
+                // A second PUT of the name makes no second copy.
+                Some(Operation::Done) | None if now.saturating_sub(last_seen) >= SHOWS_WITHIN => {
+                    let message = format!("the copy {} does not show", snapshots::subject(id));
+                    return Err(Error::new(ErrorKind::Unavailable, message).with_retry(Retry::Safe));
+                }
+                Some(Operation::Done) | None => SnapshotState::Creating,
+            },
         };
         match state {
             SnapshotState::Ready => return Ok(()),

@@ -96,6 +96,8 @@ pub(super) async fn put(azure: &AzureProvider, id: &ResourceId, model: models::S
         let target = &id.scope;
         client.snapshots_client().create_or_update(&target.subscription, &target.group, &id.name, model).send()
     };
+    // What an earlier PUT of the name came to says nothing about this one.
+    azure.operations.forget(&id.to_string());
     let response = azure.clients.write(call, send).await?;
     if let Some(address) = response.as_raw_response().headers().get_optional_str(&AZURE_ASYNCOPERATION) {
         azure.operations.remember(&id.to_string(), address);
@@ -242,7 +244,7 @@ pub(super) enum Operation {
 }
 
 /// The operation that makes a snapshot, if this process started it.
-async fn operation(azure: &AzureProvider, id: &ResourceId) -> Result<Option<Operation>> {
+pub(super) async fn operation(azure: &AzureProvider, id: &ResourceId) -> Result<Option<Operation>> {
     let Some(address) = azure.operations.of(&id.to_string()) else { return Ok(None) };
     let subject = subject(id);
     match azure.clients.get(Call { action: READ, subject: &subject }, &address).await {
