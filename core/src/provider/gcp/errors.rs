@@ -24,6 +24,12 @@ const DISK_BUSY: Duration = Duration::from_secs(600);
 /// How long to wait for a resource that is not ready.
 const NOT_READY: Duration = Duration::from_secs(5);
 
+/// `resourceInUseByAnotherResource`, as [`plain`] writes it.
+const IN_USE: &str = "resourceinusebyanotherresource";
+
+/// The context of an error that names its reason.
+const REASON: &str = "google_reason";
+
 /// Whether the call changes anything. Then it matters if a lost reply hides an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
@@ -80,6 +86,14 @@ fn from_sdk(what: &str, call: Call, error: SdkError) -> Error {
     }
     // Time-outs, connections that broke, replies that cannot be read.
     unreachable(lost).with_source(error)
+}
+
+/// For calls that make a snapshot: what uses its source comes to an end. For others, a deletion say, it may be there for good.
+pub(super) fn busy(error: Error) -> Error {
+    match error.context().iter().any(|(key, value)| *key == REASON && value == IN_USE) {
+        true => Error::new(ErrorKind::Unavailable, error.message()).with_retry(Retry::After(NOT_READY)),
+        false => error,
+    }
 }
 
 /// Whether there were too many requests, and the same one may succeed soon.
@@ -162,7 +176,10 @@ fn judge(what: &str, call: Call, facts: &Facts) -> Error {
     if facts.says(&["resourcenotready"]) {
         return say(ErrorKind::Unavailable).with_retry(Retry::After(NOT_READY));
     }
-    if facts.says(&["resourceinusebyanotherresource", "alreadyexists", "resourcealreadyexists"]) {
+    if facts.says(&[IN_USE]) {
+        return say(ErrorKind::Conflict).with_context(REASON, IN_USE);
+    }
+    if facts.says(&["alreadyexists", "resourcealreadyexists"]) {
         return say(ErrorKind::Conflict);
     }
     if facts.says(&["resourcenotfound"]) {
@@ -278,6 +295,16 @@ mod tests {
         assert_eq!(judged(404, "notFound", "not found", Call::Read).kind(), ErrorKind::NotFound);
         assert_eq!(judged(409, "alreadyExists", "exists", Call::Write).kind(), ErrorKind::Conflict);
         assert_eq!(judged(400, "invalid", "bad", Call::Write).kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_disk_that_is_in_use_can_be_snapshotted_a_little_later() {
+        let used = judged(400, "resourceInUseByAnotherResource", "The resource is in use", Call::Write);
+        assert_eq!((used.kind(), used.retry()), (ErrorKind::Conflict, Retry::Never));
+        let busy = busy(used);
+        assert_eq!((busy.kind(), busy.retry()), (ErrorKind::Unavailable, Retry::After(NOT_READY)));
+        let taken = super::busy(judged(409, "alreadyExists", "exists", Call::Write));
+        assert_eq!(taken.kind(), ErrorKind::Conflict, "a name that is taken stays so");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Gcp {
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         if is_done(&operation) {
-            errors::of_operation(&what, &operation)?;
+            errors::of_operation(&what, &operation).map_err(errors::busy)?;
         }
         // Some errors, quotas among them, come to light only there.
         if let Some(name) = operation.name {
@@ -178,7 +178,9 @@ impl Gcp {
         let link = link_of(&ticket)?;
         match self.snapshot(&link).await? {
             Some(found) if carries(&found, &ticket.token) => Ok(ticket),
-            _ => Err(error.with_hint("another snapshot has that name; it is left alone")),
+            Some(_) => Err(error.with_hint("another snapshot has that name; it is left alone")),
+            // Then it was not about the name: something else is being done with the disk, and comes to an end.
+            None => Err(errors::busy(error)),
         }
     }
 
