@@ -86,7 +86,9 @@ fn passes(instance_type: &str) {
     assert_eq!(world.disks.len(), disks, "no disk is left: {:?}", world.disks);
     // The policy in the documentation allows what was called, and nothing else.
     let used = api.calls().into_iter().filter(|call| call.status.is_some_and(|status| status < 300));
-    let used = used.map(|call| call.action).filter(|action| action != "metadata");
+    // To ask who one is needs no permission.
+    let used =
+        used.map(|call| call.action).filter(|action| !["metadata", "sts:GetCallerIdentity"].contains(&action.as_str()));
     assert_eq!(allowed(), used.collect::<BTreeSet<_>>());
 }
 
@@ -116,6 +118,7 @@ fn inside() {
         what_ec2_says_is_passed_on(&aws).await;
         one_call_cuts_all_volumes_and_names_come_later(&aws).await;
         a_volume_that_is_attached_too_late_leaves_no_snapshot(&aws).await;
+        what_belongs_to_somebody_else_is_neither_gone_nor_deleted(&aws).await;
         snapshots_are_copied_then_locked_and_go_together().await;
         what_is_known_before_a_backup_is_told(&aws).await;
     });
@@ -390,6 +393,41 @@ async fn a_volume_that_is_attached_too_late_leaves_no_snapshot(aws: &Amazon) {
     let error = aws.provider.create(&strange).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Precondition, Retry::Never), "{error}");
     assert_eq!(aws.provider.find(&fewer.token, &volumes(&fewer)).await.unwrap(), []);
+}
+
+/// EC2 says of a private snapshot of another account that it does not exist; and what carries a token is nobody else's.
+async fn what_belongs_to_somebody_else_is_neither_gone_nor_deleted(aws: &Amazon) {
+    let request = aws.request(&[DISKS[0]]).await;
+    let ticket = aws.provider.create(&request).await.unwrap().remove(0);
+    aws.ready(&ticket).await;
+    let mut foreign = Ticket { token: SystemIds.token(), ..ticket.clone() };
+    let mut stock = ticket.clone();
+    stock.attributes.insert(Ticket::STOCK.into(), "1".into());
+    for other in [&foreign, &stock] {
+        let error = aws.provider.check_delete(&[ticket.clone(), other.clone()]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        assert!(error.message().contains(&ticket.snapshot), "{error}");
+        assert_eq!(aws.provider.delete(other).await.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+    aws.provider.check_delete(std::slice::from_ref(&ticket)).await.unwrap();
+    aws.provider.delete(&ticket).await.unwrap();
+    aws.provider.check_delete(std::slice::from_ref(&ticket)).await.unwrap();
+    aws.provider.delete(&ticket).await.unwrap();
+    assert_eq!(aws.provider.status(&ticket).await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    assert_eq!(ticket.attributes["account_id"], "123456789012");
+    foreign.attributes.insert("account_id".into(), "210987654321".into());
+    let errors = [
+        aws.provider.status(&foreign).await.unwrap_err(),
+        aws.provider.check_delete(std::slice::from_ref(&foreign)).await.unwrap_err(),
+        aws.provider.delete(&foreign).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        assert!(error.message().contains("210987654321, and these credentials are of account 123456789012"), "{error}");
+    }
+    let asked = aws.api.calls().iter().filter(|call| call.action == "sts:GetCallerIdentity").count();
+    assert!(asked > 0, "it was asked who we are");
 }
 
 async fn snapshots_are_copied_then_locked_and_go_together() {

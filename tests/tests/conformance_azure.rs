@@ -91,6 +91,7 @@ fn inside() {
         names_of_disks_are_resolved_as_the_errors_say(&azure).await;
         a_disk_is_made_of_a_snapshot_and_has_its_bytes(&azure).await;
         a_copy_goes_to_another_region_and_ends_with_its_original().await;
+        what_carries_another_token_is_not_deleted(&azure).await;
         what_azure_says_is_passed_on(&azure).await;
     });
 }
@@ -289,9 +290,14 @@ async fn a_copy_goes_to_another_region_and_ends_with_its_original() {
     assert!(azure.provider.after_cut(std::slice::from_ref(&request.volumes[0].volume), false).secure);
     let tickets = azure.provider.create(&request).await.unwrap();
     assert_eq!(azure.end(&tickets[0]).await, None);
+    // One that fails leaves the original as it is, and is made anew.
+    let requests = std::slice::from_ref(&request);
+    azure.api.settings(&json!({"more": {"fail_operation": ["pg.ts"]}}));
+    let failed = azure.provider.secure(requests, &tickets).await.unwrap_err();
+    assert!(failed.message().contains("the copy") && failed.message().contains("InternalExecution"), "{failed}");
+    azure.api.settings(&json!({"more": {"fail_operation": []}}));
     // Its reply is lost; whoever comes back to it finds the copy that was begun.
     azure.api.faults(&[Fault::lost_reply("Microsoft.Compute/snapshots/write")]);
-    let requests = std::slice::from_ref(&request);
     let secured = azure.provider.secure(requests, &tickets).await.unwrap();
     assert_eq!(azure.provider.secure(requests, &tickets).await.unwrap(), secured, "again is the same");
     let copies: Vec<_> =
@@ -318,6 +324,24 @@ fn device(hints: &[DeviceHint]) -> PathBuf {
         _ => None,
     };
     hints.iter().find_map(link).unwrap_or_else(|| panic!("the disk shows nowhere: {hints:?}"))
+}
+
+async fn what_carries_another_token_is_not_deleted(azure: &Azure) {
+    let request = azure.request("pg-data").await;
+    let ticket = azure.provider.create(&request).await.unwrap().remove(0);
+    assert_eq!(azure.end(&ticket).await, None);
+    let foreign = Ticket { token: SystemIds.token(), ..ticket.clone() };
+    let mut stock = ticket.clone();
+    stock.attributes.insert(Ticket::STOCK.into(), "1".into());
+    for other in [&foreign, &stock] {
+        let error = azure.provider.check_delete(&[ticket.clone(), other.clone()]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        assert!(error.message().contains(&ticket.name), "{error}");
+        assert_eq!(azure.provider.delete(other).await.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+    azure.provider.check_delete(std::slice::from_ref(&ticket)).await.unwrap();
+    azure.provider.delete(&ticket).await.unwrap();
+    azure.provider.check_delete(&[ticket, foreign]).await.unwrap();
 }
 
 async fn what_azure_says_is_passed_on(azure: &Azure) {

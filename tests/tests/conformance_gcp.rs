@@ -97,6 +97,7 @@ fn inside() {
         }
         names_of_disks_are_resolved_as_the_errors_say(&gcp).await;
         a_disk_is_made_of_a_snapshot_and_has_its_bytes(&gcp).await;
+        what_carries_another_token_is_not_deleted(&gcp).await;
         what_google_says_is_passed_on(&gcp).await;
     });
 }
@@ -285,6 +286,24 @@ fn device(hints: &[DeviceHint]) -> PathBuf {
         _ => None,
     };
     hints.iter().find_map(link).unwrap_or_else(|| panic!("the disk shows nowhere: {hints:?}"))
+}
+
+async fn what_carries_another_token_is_not_deleted(gcp: &Google) {
+    let request = gcp.request(&["pg-data"]).await;
+    let ticket = gcp.provider.create(&request).await.unwrap().remove(0);
+    assert_eq!(gcp.end(&ticket).await, None);
+    let foreign = Ticket { token: SystemIds.token(), ..ticket.clone() };
+    let mut stock = ticket.clone();
+    stock.attributes.insert(Ticket::STOCK.into(), "1".into());
+    for other in [&foreign, &stock] {
+        let error = gcp.provider.check_delete(&[ticket.clone(), other.clone()]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        assert!(error.message().contains(&ticket.name), "{error}");
+        assert_eq!(gcp.provider.delete(other).await.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+    gcp.provider.check_delete(std::slice::from_ref(&ticket)).await.unwrap();
+    gcp.provider.delete(&ticket).await.unwrap();
+    gcp.provider.check_delete(&[ticket, foreign]).await.unwrap();
 }
 
 async fn what_google_says_is_passed_on(gcp: &Google) {

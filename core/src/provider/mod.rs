@@ -290,10 +290,11 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
         Ok(tickets.to_vec())
     }
 
-    /// Whether all of these can be deleted now. Changes nothing.
+    /// Whether all of these can be deleted now: what is gone already can. Changes nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Precondition`] that names each snapshot which is locked, and until when.
+    /// [`ErrorKind::Precondition`] that names each snapshot which is locked, and until when, or which does not carry the token
+    /// of its ticket.
     async fn check_delete(&self, _tickets: &[Ticket]) -> Result<()> {
         Ok(())
     }

@@ -222,13 +222,17 @@ pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Re
         .with_hint("is another process still taking this backup?"))
 }
 
-/// Of snapshots that could not be deleted: those that are locked, all together and until when; else the first error.
+/// Of snapshots that could not be deleted: those that are locked or of somebody else, all together; else the first error.
 async fn why_not_deleted(tools: &Tools, failed: Vec<(Ticket, Error)>) -> Error {
     let (tickets, errors): (Vec<Ticket>, Vec<Error>) = failed.into_iter().unzip();
     if let Err(locked) = tools.provider.check_delete(&tickets).await
         && locked.kind() == ErrorKind::Precondition
     {
-        return locked.with_hint("it can be deleted when the lock has expired or was released");
+        // A provider that says why knows better.
+        return match locked.hint() {
+            Some(_) => locked,
+            None => locked.with_hint("it can be deleted when the lock has expired or was released"),
+        };
     }
     match (tickets.into_iter().next(), errors.into_iter().next()) {
         (Some(ticket), Some(error)) => {

@@ -168,7 +168,8 @@ impl AwsProvider {
         match locked.is_empty() {
             true => Ok(()),
             false => Err(Error::precondition(format!("locked: {}", locked.join(", "))).with_hint(
-                "nothing was deleted; a lock in governance mode can be lifted with aws ec2 unlock-snapshot",
+                "it can be deleted when the lock has expired; one in governance mode can be lifted with \
+                 aws ec2 unlock-snapshot",
             )),
         }
     }

@@ -238,6 +238,7 @@ impl SnapshotProvider for AwsProvider {
     }
 
     async fn check_delete(&self, tickets: &[Ticket]) -> Result<()> {
+        self.check_ours(tickets).await?;
         self.check_locks(tickets).await
     }
 

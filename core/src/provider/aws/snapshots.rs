@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_ec2::types::{Filter, Snapshot, SnapshotState as Ec2State, Tag};
+use futures::future::join_all;
 
 use super::client::Ec2;
 use super::errors::{code, is_gone};
@@ -194,18 +195,39 @@ impl AwsProvider {
         self.delete_one(&self.clients.of(&ticket.attributes)?, &ticket.snapshot, ticket).await
     }
 
+    /// Whether all of these and their copies are ours. What is gone is fine, if it is gone and not only elsewhere.
+    pub(super) async fn check_ours(&self, tickets: &[Ticket]) -> Result<()> {
+        let mut asked = Vec::new();
+        for ticket in tickets {
+            let mut all = copies::recorded(ticket)?;
+            all.push((self.clients.of(&ticket.attributes)?.region, ticket.snapshot.clone()));
+            asked.extend(all.into_iter().map(|(region, id)| self.why_kept(region, id, ticket)));
+        }
+        let kept: Vec<String> = after::all(join_all(asked).await)?.into_iter().flatten().collect();
+        match kept.is_empty() {
+            true => Ok(()),
+            false => Err(Error::precondition(format!("snapshots are not ours to delete: {}", kept.join("; ")))
+                .with_hint("they were not made by this backup; they are left alone")),
+        }
+    }
+
+    /// The id of a snapshot and why it must not be deleted, if it must not.
+    async fn why_kept(&self, region: String, id: String, ticket: &Ticket) -> Result<Option<String>> {
+        let ec2 = self.clients.region(&region);
+        match by_id(&ec2, &id).await? {
+            Some(found) => Ok(why_not_ours(&found, ticket).map(|why| format!("{id}: {why}"))),
+            None if self.fresh.is_young(&id, self.clock.monotonic()) => Ok(None),
+            None => self.check_gone(&ec2, &id, ticket).await.map(|()| None),
+        }
+    }
+
     async fn delete_one(&self, ec2: &Ec2, id: &str, ticket: &Ticket) -> Result<()> {
         match by_id(ec2, id).await? {
-            Some(found) if ticket.is_stock() => {
-                // Named by the catalog alone: what carries the token of a session belongs to that one.
-                if let Some(token) = names::tag(found.tags(), names::TOKEN) {
-                    return Err(not_ours(id, &format!("it carries the token {token} of a session")));
+            Some(found) => {
+                if let Some(why) = why_not_ours(&found, ticket) {
+                    return Err(Error::new(ErrorKind::Conflict, format!("snapshot {id} is not deleted: {why}")));
                 }
             }
-            Some(found) if names::tag(found.tags(), names::TOKEN) != Some(ticket.token.as_str()) => {
-                return Err(not_ours(id, &format!("it does not carry the token {}", ticket.token)));
-            }
-            Some(_) => {}
             // Made by this process, as its ticket says, and not to be seen yet.
             None if self.fresh.is_young(id, self.clock.monotonic()) => {}
             None => return self.check_gone(ec2, id, ticket).await,
@@ -222,8 +244,16 @@ impl AwsProvider {
     }
 }
 
-fn not_ours(id: &str, why: &str) -> Error {
-    Error::new(ErrorKind::Conflict, format!("snapshot {id} is not deleted: {why}"))
+/// Why a snapshot must not be deleted for the sake of this ticket.
+fn why_not_ours(found: &Snapshot, ticket: &Ticket) -> Option<String> {
+    match names::tag(found.tags(), names::TOKEN) {
+        // Named by the catalog alone: what carries the token of a session belongs to that one.
+        Some(token) if ticket.is_stock() => Some(format!("it carries the token {token} of a session")),
+        found if !ticket.is_stock() && found != Some(ticket.token.as_str()) => {
+            Some(format!("it does not carry the token {}", ticket.token))
+        }
+        _ => None,
+    }
 }
 
 /// Snapshots of this account that pass these filters, all pages.

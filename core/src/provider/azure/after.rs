@@ -141,15 +141,32 @@ async fn complete(azure: &AzureProvider, id: &ResourceId) -> Result<()> {
     }
 }
 
-/// Whether a lock on the snapshots or on their group is in the way. Who may not see locks learns of them when he deletes.
-pub(super) async fn check_delete(azure: &AzureProvider, tickets: &[Ticket]) -> Result<()> {
-    let mut ids = Vec::new();
-    for ticket in tickets {
-        let all = [Some(&ticket.snapshot), ticket.attributes.get(key::COPY)];
-        for id in all.into_iter().flatten() {
-            ids.push(ResourceId::stored(id)?);
+/// Whether all of these belong to the sessions of their tickets. What is gone is fine.
+async fn check_ours(azure: &AzureProvider, all: &[(ResourceId, &Ticket)]) -> Result<()> {
+    let found = try_join_all(all.iter().map(|(id, _)| snapshots::get(azure, id))).await?;
+    let mut theirs = Vec::new();
+    for (found, (id, ticket)) in found.iter().zip(all) {
+        if found.as_ref().is_some_and(|found| snapshots::is_foreign(found, ticket)) {
+            theirs.push(snapshots::subject(id));
         }
     }
+    if theirs.is_empty() {
+        return Ok(());
+    }
+    Err(Error::precondition(format!("snapshots without the token of their session: {}", theirs.join(", ")))
+        .with_hint("they were not made by this backup; they are left alone"))
+}
+
+/// Whether a lock on the snapshots or on their group is in the way. Who may not see locks learns of them when he deletes.
+pub(super) async fn check_delete(azure: &AzureProvider, tickets: &[Ticket]) -> Result<()> {
+    let mut all = Vec::new();
+    for ticket in tickets {
+        for id in [Some(&ticket.snapshot), ticket.attributes.get(key::COPY)].into_iter().flatten() {
+            all.push((ResourceId::stored(id)?, ticket));
+        }
+    }
+    check_ours(azure, &all).await?;
+    let ids: Vec<ResourceId> = all.into_iter().map(|(id, _)| id).collect();
     let mut scopes: Vec<_> = ids.iter().map(|id| id.scope.clone()).collect();
     scopes.sort();
     scopes.dedup();

@@ -212,6 +212,11 @@ impl Gcp {
     }
 }
 
+/// Whether a group is of the session of this ticket: its name tells.
+pub(super) fn is_of(group: &Link, ticket: &Ticket) -> bool {
+    names::token_of_group(&group.name).as_ref() == Some(&ticket.token)
+}
+
 /// Whether an instant snapshot is of the disk of that name. In one place a name is one disk.
 pub(super) fn of_disk(member: &InstantSnapshot, disk: &str) -> bool {
     member.source_disk.as_deref().and_then(Link::parse).is_some_and(|link| link.name == disk)

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 
 use self::client::Clients;
 use self::snapshots::Origin;
@@ -169,9 +170,7 @@ impl SnapshotProvider for Gcp {
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
         match group::split(ticket) {
-            Some((link, _)) if names::token_of_group(&link.name).as_ref() == Some(&ticket.token) => {
-                self.delete_group(&link).await
-            }
+            Some((link, _)) if group::is_of(&link, ticket) => self.delete_group(&link).await,
             Some(_) => Err(not_ours(&ticket.snapshot)),
             None => self.delete_snapshot(ticket).await,
         }
@@ -189,6 +188,21 @@ impl SnapshotProvider for Gcp {
     async fn secure(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
         self.remove_groups(requests).await?;
         Ok(tickets.to_vec())
+    }
+
+    async fn check_delete(&self, tickets: &[Ticket]) -> Result<()> {
+        let looked = join_all(tickets.iter().map(|ticket| self.is_theirs(ticket))).await;
+        let mut theirs = Vec::new();
+        for (ticket, is_theirs) in tickets.iter().zip(looked) {
+            theirs.extend(is_theirs?.then_some(ticket.name.as_str()));
+        }
+        match theirs.is_empty() {
+            true => Ok(()),
+            false => {
+                Err(Error::precondition(format!("snapshots without the token of their session: {}", theirs.join(", ")))
+                    .with_hint("they were not made by this backup; they are left alone"))
+            }
+        }
     }
 
     async fn adopt(&self, backup_id: &BackupId, snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {

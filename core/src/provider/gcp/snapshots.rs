@@ -14,6 +14,7 @@ use google_cloud_compute_v1::model::{CustomerEncryptionKey, Snapshot};
 use super::Gcp;
 use super::client::once;
 use super::errors::{self, Call, failed};
+use super::group;
 use super::link::{Link, Scope, last};
 use super::names::{self, Description};
 use super::operations::is_done;
@@ -273,6 +274,14 @@ impl Gcp {
             }
         }
         Ok(tickets)
+    }
+
+    /// Whether the snapshot of a ticket is there and belongs to another session.
+    pub(super) async fn is_theirs(&self, ticket: &Ticket) -> Result<bool> {
+        if let Some((group, _)) = group::split(ticket) {
+            return Ok(!group::is_of(&group, ticket));
+        }
+        Ok(self.snapshot(&link_of(ticket)?).await?.is_some_and(|found| is_foreign(&found, ticket)))
     }
 
     /// Deletes the snapshot of a ticket and waits until it is gone.
