@@ -52,5 +52,5 @@ if [ -e python/pyproject.toml ]; then
     "$ROOT/tools/stubs.sh"
     # Whether threads run at once is seen without others beside them; the rest mostly waits for servers.
     "$TOOLS/venv/bin/python" -m pytest -q python/tests/test_threads.py
-    "$TOOLS/venv/bin/python" -m pytest -q --numprocesses 3 --dist loadgroup --ignore python/tests/test_threads.py python/tests
+    "$TOOLS/venv/bin/python" -m pytest -q --numprocesses 3 --ignore python/tests/test_threads.py python/tests
 fi

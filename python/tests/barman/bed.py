@@ -7,6 +7,7 @@ Each Barman has an environment of its own (``tools/setup.sh test``), into which 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -32,6 +33,14 @@ def missing(what: str) -> NoReturn:
     """Skips the test, except where everything has to be there."""
     assert os.environ.get("CI") != "true", f"CI must have {what}"
     pytest.skip(f"needs {what}")
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """No other process of the tests installs the adapter into an environment, or removes it, meanwhile."""
+    with open(_TOOLS / "installation.lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)

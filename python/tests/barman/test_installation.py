@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bed import VERSIONS, Barman, place, run
+from bed import VERSIONS, Barman, alone as alone, place, run
 
 from barman_snap.barman import settings, startup, table
 
-# What installs the adapter into an environment, and looks at that, does so in one process.
-pytestmark = pytest.mark.xdist_group("installation")
+pytestmark = pytest.mark.usefixtures("alone")
 
 _REPLACED = """
 import sys
