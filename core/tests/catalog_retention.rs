@@ -142,6 +142,15 @@ fn a_standalone_backup_protects_only_its_own_wal() {
 }
 
 #[test]
+fn a_standalone_backup_after_the_deleted_one_still_serves_the_times_after_it() {
+    // A window of 7 days: the one of 20 days goes, and that of 5 days is what the time before the next is restored from.
+    let alone = kept(backup(5, Done, 20), Keep::Standalone);
+    let plan = WalPlan::new(&[backup(20, Done, 10)], &[alone, backup(3, Done, 30)]);
+    assert!(deletes(&plan, 1, 19));
+    assert!((20..40).all(|number| !deletes(&plan, 1, number)));
+}
+
+#[test]
 fn when_nothing_is_left_the_wal_from_the_newest_deleted_backup_on_stays() {
     let plan = WalPlan::new(&[backup(9, Done, 10), backup(1, Done, 30)], &[]);
     assert!(deletes(&plan, 1, 29) && !deletes(&plan, 1, 30));
@@ -170,12 +179,15 @@ proptest! {
         let plan = WalPlan::new(&deleted, &remaining);
         for backup in remaining.iter().filter(|backup| backup.status != Some(Failed)) {
             let (begin, end) = (backup.begin.unwrap(), backup.end.unwrap());
-            let last = if backup.keep == Some(Keep::Standalone) { end.seg } else { 100 };
+            // Standalone, and a later one had to go: only its own WAL stays.
+            let passed = deleted.iter().any(|deleted| deleted.begin.unwrap().seg > begin.seg);
+            let alone = backup.keep == Some(Keep::Standalone) && passed;
+            let last = if alone { end.seg } else { 100 };
             for number in begin.seg..=last {
                 // Its own timeline, and those that recovery may follow from it.
                 for timeline in begin.timeline.0..5 {
                     let own = timeline == begin.timeline.0;
-                    if own || backup.keep != Some(Keep::Standalone) {
+                    if own || !alone {
                         prop_assert!(!deletes(&plan, timeline, number), "{backup:?} needs {number} of {timeline}: {plan:?}");
                     }
                 }

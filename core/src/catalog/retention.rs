@@ -182,11 +182,17 @@ impl WalPlan {
     pub fn new(deleted: &[BackupFacts], remaining: &[BackupFacts]) -> Self {
         let nothing = |reason: String| Self { reason: Some(reason), ..Self::default() };
         let mut plan = Self::default();
+        // What was kept standalone goes on to serve times after it for as long as no backup after it has had to go: until
+        // then it may be what the beginning of a recovery window is restored from.
+        let newest_deleted = deleted.iter().filter_map(|backup| backup.begin).max_by_key(position);
+        let is_passed = |begin: Segment| newest_deleted.is_some_and(|deleted| position(&deleted) > position(&begin));
         for backup in remaining {
             match (backup.status, backup.keep, backup.begin, backup.end) {
                 (None, ..) => return nothing(format!("nobody knows which WAL backup {} needs", backup.id)),
                 (Some(BackupStatus::Failed), ..) => {}
-                (_, Some(Keep::Standalone), Some(begin), Some(end)) => plan.protected.push((begin, end)),
+                (_, Some(Keep::Standalone), Some(begin), Some(end)) if is_passed(begin) => {
+                    plan.protected.push((begin, end));
+                }
                 (_, _, Some(begin), _) => plan.before = Some(plan.before.map_or(begin, |old| lower(old, begin))),
                 // It has not got so far as to know where it begins.
                 _ => return nothing(format!("nobody knows where backup {} begins", backup.id)),
@@ -195,7 +201,7 @@ impl WalPlan {
         if plan.before.is_none() {
             // Nothing is left that goes on: the WAL from the newest deleted backup on stays, as with Barman, so that the
             // archive has no hole when the next backup is taken.
-            plan.before = deleted.iter().filter_map(|backup| backup.begin).max_by_key(position);
+            plan.before = newest_deleted;
         }
         if plan.before.is_none() {
             return nothing("no backup says where its WAL begins".into());
