@@ -3,10 +3,10 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | success |
-//! | 1 | the operation failed or was refused; for `wal-restore`: the file is not in the archive |
+//! | 1 | the operation failed or was refused; `wal-restore`: the file is not in the archive, and nothing else |
 //! | 2 | something could not be reached |
 //! | 3 | wrong options or names |
-//! | 4 | damaged data, or a defect |
+//! | 4 | damaged data, or a defect; `wal-restore`: also whatever else went wrong |
 //! | 5 | done, but for backups that cannot be deleted now (`delete --retention-policy`) |
 //!
 //! They are those of the `barman-cloud-*` tools where those have one; callers such as `restore_command` wrappers rely on
@@ -38,18 +38,20 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The code of an error.
-fn code(kind: ErrorKind) -> u8 {
+/// The code of an error. `fetching` is `wal-restore`, whose 1 tells PostgreSQL that the WAL ends here.
+fn code(kind: ErrorKind, fetching: bool) -> u8 {
     match kind {
         ErrorKind::InvalidInput => 3,
         ErrorKind::Unavailable => 2,
         ErrorKind::Corrupt | ErrorKind::Internal => 4,
+        ErrorKind::NotFound => 1,
+        _ if fetching => 4,
         _ => 1,
     }
 }
 
-/// Prints an error: one line on stderr, or one JSON object on stdout.
-pub(crate) fn report(error: &Error, format: Format) -> ExitCode {
+/// Prints an error: one line on stderr, or one JSON object on stdout. `fetching` is `wal-restore`.
+pub(crate) fn report(error: &Error, format: Format, fetching: bool) -> ExitCode {
     if format == Format::Json {
         let context: serde_json::Map<String, serde_json::Value> =
             error.context().iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
@@ -64,7 +66,7 @@ pub(crate) fn report(error: &Error, format: Format) -> ExitCode {
         let _ = writeln!(std::io::stdout(), "{object}");
     }
     let _ = writeln!(std::io::stderr(), "error: {}", error.chain());
-    ExitCode::from(code(error.kind()))
+    ExitCode::from(code(error.kind(), fetching))
 }
 
 /// Prints what clap has to say; its own code for a usage error would be 2.

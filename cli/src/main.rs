@@ -24,9 +24,10 @@ fn main() -> ExitCode {
     };
     setup::log(&cli.common);
     let format = cli.common.format;
+    let fetching = matches!(cli.command, Command::WalRestore(_));
     match run(cli) {
         Ok(exit) => exit.into(),
-        Err(error) => exit::report(&error, format),
+        Err(error) => exit::report(&error, format, fetching),
     }
 }
 

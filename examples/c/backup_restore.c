@@ -81,7 +81,7 @@ static int restore(const bs_engine *engine, const char *id, const char *target, 
     return EXIT_SUCCESS;
 }
 
-/* What PostgreSQL runs: exit code 1 says that the archive does not have the file. */
+/* What PostgreSQL runs: exit code 1 says that the archive does not have the file, and nothing else may. */
 static int wal_restore(char **arguments)
 {
     bs_engine *engine = NULL;
@@ -92,7 +92,11 @@ static int wal_restore(char **arguments)
         status = bs_wal_restore(engine, arguments[2], arguments[3], &error);
     }
     bs_engine_free(engine);
-    return status == BS_STATUS_OK ? EXIT_SUCCESS : failed("wal-restore", error);
+    if (status == BS_STATUS_OK) {
+        return EXIT_SUCCESS;
+    }
+    failed("wal-restore", error);
+    return status == BS_STATUS_NOT_FOUND ? 1 : 2;
 }
 
 int main(int count, char **arguments)

@@ -1,8 +1,8 @@
 """``python -m barman_snap wal-archive URL SERVER PATH`` and ``wal-restore URL SERVER NAME DEST``.
 
 For ``archive_command`` and ``restore_command`` where the command line is not installed; a restored server uses it. It knows
-only these two. Exit codes as PostgreSQL needs them: 0 done, 1 refused or not in the archive, 2 could not be reached, 3 wrong
-arguments, 4 damaged data or a defect.
+only these two. Exit codes as PostgreSQL needs them: 0 done, 1 refused, or for ``wal-restore`` not in the archive and nothing else, 2 could not
+be reached, 3 wrong arguments, 4 damaged data, a defect, or for ``wal-restore`` whatever else went wrong.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             engine.wal_restore(options.name, options.destination)
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
-        return _EXIT_CODES.get(error.kind, 1)
+        other = 4 if options.command == "wal-restore" and error.kind != "not_found" else 1
+        return _EXIT_CODES.get(error.kind, other)
     return 0
 
 

@@ -353,7 +353,7 @@ fn wal_that_is_missing_wrong_or_of_somebody_else() {
     refused(&site.run("wal-restore", &["00000001000000FF000000FF", &to]), 1, &["00000001000000FF000000FF"]);
     refused(&site.run("wal-restore", &["00000002.history", &to]), 1, &["00000002.history"]);
     refused(&site.run("wal-restore", &["../../etc/passwd", &to]), 3, &["../../etc/passwd"]);
-    refused(&site.run("wal-restore", &[&name, "/nowhere/RECOVERYXLOG"]), 1, &["/nowhere"]);
+    refused(&site.run("wal-restore", &[&name, "/nowhere/RECOVERYXLOG"]), 4, &["/nowhere"]);
     assert!(!destination.exists());
 
     let archive = |path: &Path| site.run("wal-archive", &[&path.display().to_string()]);

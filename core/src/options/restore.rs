@@ -48,7 +48,7 @@ pub struct RestoreOptions {
     /// The `restore_command` to write, as it is.
     pub restore_command: Option<String>,
     /// The words before `wal-restore URL SERVER %f %p` in the `restore_command` otherwise; without it, `barman-snap` with the
-    /// options that reach the same store.
+    /// options that reach the same store. Its status has to be 1 where there is no such file, and only then.
     pub wal_restore_program: Vec<String>,
     /// Make a standby.
     pub standby: bool,

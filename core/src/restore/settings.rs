@@ -30,7 +30,7 @@ impl Setting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WalSource {
-    /// From the catalog: `<program> wal-restore <url> <server> %f %p`.
+    /// From the catalog: `<program> wal-restore <url> <server> %f %p`. Its status is 1 if there is no such file, and only then.
     Catalog {
         /// The program, with its options before the sub-command if it needs any: each element is quoted for the shell.
         program: Vec<String>,
@@ -82,6 +82,11 @@ pub fn shell_quoted(word: &str) -> String {
     }
 }
 
+/// PostgreSQL takes any status up to 125 for "there is no such file", which ends recovery: with an archive that cannot be reached
+/// for a minute the server would be promoted without the rest of its WAL. Above, it stops, and can be started again (manual,
+/// "Archive Recovery"). Not for a standby, which asks again by itself.
+const ONLY_MISSING_FILES_END_RECOVERY: &str = " || exit $(($? == 1 ? 1 : 255))";
+
 /// The five parameters of which at most one may have a value.
 const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_time", "recovery_target_lsn", "recovery_target_xid", "recovery_target_name"];
@@ -98,8 +103,12 @@ pub fn recovery_settings(target: &RecoveryTarget, wal: &WalSource, standby: bool
         TargetPoint::Xid(xid) => ("recovery_target_xid", xid.to_string()),
         TargetPoint::Name(name) => ("recovery_target_name", name.clone()),
     };
+    let mut restore_command = wal.restore_command()?;
+    if !standby && matches!(wal, WalSource::Catalog { .. }) {
+        restore_command.push_str(ONLY_MISSING_FILES_END_RECOVERY);
+    }
     let mut settings = vec![
-        Setting::new("restore_command", wal.restore_command()?),
+        Setting::new("restore_command", restore_command),
         Setting::new("archive_cleanup_command", ""),
         Setting::new("recovery_end_command", ""),
     ];
@@ -197,6 +206,22 @@ mod tests {
         assert!(WalSource::Command("cp /wal/%f pg_wal".into()).restore_command().is_err());
         assert!(WalSource::Command("cp /wal/%f %p\nrm -rf x".into()).restore_command().is_err());
         assert_eq!(WalSource::None.restore_command().unwrap(), "");
+    }
+
+    #[test]
+    fn only_a_missing_file_ends_recovery() {
+        for (status, wanted) in [(0, 0), (1, 1), (2, 255), (4, 255), (127, 255), (143, 255)] {
+            let command = format!("(exit {status}){ONLY_MISSING_FILES_END_RECOVERY}");
+            let ended = std::process::Command::new("sh").arg("-c").arg(&command).status().unwrap();
+            assert_eq!(ended.code(), Some(wanted), "{command}");
+        }
+        let command = |standby| {
+            let settings =
+                recovery_settings(&RecoveryTarget::default(), &catalog("bs", "/c", "main"), standby).unwrap();
+            settings.into_iter().find(|setting| setting.name == "restore_command").unwrap().value
+        };
+        assert_eq!(command(false), "bs wal-restore /c main %f %p || exit $(($? == 1 ? 1 : 255))");
+        assert_eq!(command(true), "bs wal-restore /c main %f %p");
     }
 
     #[test]
