@@ -162,7 +162,7 @@ fn a_plan_reads_well_and_round_trips_as_json() {
       write    tablespace_map (30 bytes)
       write    recovery.signal (0 bytes)
       write    backup_label (62 bytes)
-      set      restore_command = /usr/bin/barman-snap wal-restore /cat main %f %p
+      set      restore_command = /usr/bin/barman-snap wal-restore /cat main %f %p || exit $(($? == 1 ? 1 : 255))
       set      recovery_target_lsn = 0/A000200
       set      recovery_target_inclusive = on
       set      recovery_target_timeline = latest
@@ -238,6 +238,22 @@ fn what_cannot_work_is_refused_in_one_line() {
             case.archive.ancestry =
                 BTreeMap::from([(Timeline(2), TimelineHistory::parse(Timeline(2), "1\t0/9000000\tx\n").unwrap())]);
             case.request.recovery.timeline = TargetTimeline::Id(Timeline(2));
+        }),
+        (
+            "timeline 2, the newest in the archive, does not continue backup 20260529T095900, which ended at 0/A000100 on timeline 1",
+            |case| {
+                case.archive.ancestry =
+                    BTreeMap::from([(Timeline(2), TimelineHistory::parse(Timeline(2), "1\t0/9000000\tx\n").unwrap())]);
+            },
+        ),
+        ("/new/data, the target, is a symbolic link to /data/pg", |case| {
+            case.place("/new/data", Place { link: Some("/data/pg".into()), ..full() });
+        }),
+        ("/new/one, the place of tablespace \"ts1\", is a symbolic link to /data/one", |case| {
+            case.place(
+                "/new/one",
+                Place { kind: PlaceKind::Empty, link: Some("/data/one".into()), ..Place::default() },
+            );
         }),
         ("backup 20260529T095900 is FAILED, not DONE: disk full", |case| {
             case.info.status = BackupStatus::Failed;

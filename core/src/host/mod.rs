@@ -7,6 +7,7 @@
 
 pub mod coverage;
 pub mod devices;
+pub(crate) mod links;
 pub mod mounts;
 pub(crate) mod nameless;
 pub mod paths;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::devices::HostDescription;
+use super::links;
 use crate::error::{Error, Result};
 use crate::model::Tablespace;
 use crate::postgres::ServerFacts;
@@ -68,15 +69,25 @@ impl PgPaths {
     }
 
     /// The same from a data directory and its tablespaces.
+    ///
+    /// # Errors
+    /// What cannot be found; [`Precondition`](crate::ErrorKind::Precondition) for links where PostgreSQL keeps data.
     pub fn look_up(data_directory: &Path, tablespaces: &[Tablespace]) -> Result<Self> {
-        Self::look_up_by(data_directory, tablespaces, &|role, named| {
+        let found = Self::look_up_by(data_directory, tablespaces, &|role, named| {
             named.canonicalize().map_err(|source| {
                 Error::io(&format!("find the {role}"), named, source).with_hint(
                     "the engine has to run on the host of the server, as its user or as root; for clouds, a description of \
                      that host will do (--host-description)",
                 )
             })
-        })
+        })?;
+        let of = |role: fn(&PgRole) -> bool| {
+            found.iter().filter(move |path| role(&path.role)).map(|path| path.real.as_path())
+        };
+        if let Some(data) = of(|role| *role == PgRole::Data).next() {
+            links::refuse(data, of(|role| matches!(role, PgRole::Tablespace { .. })))?;
+        }
+        Ok(found)
     }
 
     /// The same for another host, from its description.

@@ -35,6 +35,9 @@ pub struct Place {
     pub kind: PlaceKind,
     /// The path with all links resolved, as far as it exists.
     pub real: Option<PathBuf>,
+    /// Where it leads, if the path itself is a link. Files are never written through one.
+    #[serde(default)]
+    pub link: Option<PathBuf>,
     /// True if a file system is mounted exactly there; it cannot be renamed then.
     pub mount_point: bool,
     /// Owner, if it exists.
@@ -81,7 +84,7 @@ pub fn look(paths: &[PathBuf]) -> Result<HostFacts> {
 
 fn look_at(path: &Path) -> Result<Place> {
     let real = real_path(path)?;
-    let mut place = Place { real: Some(real.clone()), ..Place::default() };
+    let mut place = Place { real: Some(real.clone()), link: fs::read_link(path).ok(), ..Place::default() };
     // A dangling link is something that is in the way, not nothing.
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
@@ -194,6 +197,8 @@ mod tests {
         use PlaceKind::{Absent, Empty, Full, Other};
         assert_eq!(kinds, [Absent, Empty, Full, Other, Other]);
         assert!(!facts.at(&at("empty")).mount_point);
+        assert_eq!(facts.at(&at("dangling")).link.as_deref(), Some(Path::new("nowhere")));
+        assert_eq!(facts.at(&at("full")).link, None);
         assert!(look(&["/proc".into()]).unwrap().at(Path::new("/proc")).mount_point);
     }
 

@@ -19,6 +19,7 @@ use super::plan::{Owner, RestorePlan};
 use super::settings::edit_auto_conf;
 use super::unwanted::is_scratch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::links;
 
 /// What [`prepare`] did, for the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -66,6 +67,7 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
     let target = &plan.building_place(&plan.target);
     let locations: Vec<_> = plan.tablespaces.iter().map(|one| plan.building_place(&one.location)).collect();
     check_version(target, plan.major)?;
+    links::refuse(target, locations.iter().map(PathBuf::as_path))?;
     let style = Style::of(target, plan.owner)?;
     let mut done = Prepared::default();
 

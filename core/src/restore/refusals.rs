@@ -10,7 +10,7 @@ use super::settings::WalSource;
 use super::tablespaces::{PlacedTablespace, normal};
 use super::target::{TargetPoint, TargetTimeline, continues};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, Segment, SegmentSize};
+use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, Segment, SegmentSize, Timeline};
 
 /// The original data directory.
 pub(super) fn pgdata(info: &BackupInfo) -> Result<PathBuf> {
@@ -98,6 +98,7 @@ pub(super) fn recovery(input: &PlanInput<'_>) -> Result<()> {
     }
     let (Some(own), Some(end)) = (info.timeline, info.end_xlog) else { return Ok(()) };
     match request.recovery.timeline {
+        TargetTimeline::Default | TargetTimeline::Latest => follows_newest(input, own, end),
         TargetTimeline::Id(wanted) if !continues(own, end, wanted, &archive.ancestry) => {
             let known: Vec<_> = archive.ancestry.keys().map(ToString::to_string).collect();
             let what = if archive.ancestry.contains_key(&wanted) {
@@ -113,6 +114,20 @@ pub(super) fn recovery(input: &PlanInput<'_>) -> Result<()> {
                 known.join(", ")
             )))
         }
+        _ => Ok(()),
+    }
+}
+
+/// PostgreSQL follows the newest timeline unless told otherwise, and does not start when that branched off before the backup
+/// ended: a clone that has archived into the catalog of its original makes one.
+fn follows_newest(input: &PlanInput<'_>, own: Timeline, end: Lsn) -> Result<()> {
+    let ancestry = &input.archive.ancestry;
+    match ancestry.keys().next_back() {
+        Some(newest) if *newest > own && !continues(own, end, *newest, ancestry) => Err(Error::precondition(format!(
+            "timeline {newest}, the newest in the archive, does not continue backup {}, which ended at {end} on timeline {own}",
+            input.backup_id
+        ))
+        .with_hint("--target-tli current stays on the timeline of the backup; --target-tli N names another")),
         _ => Ok(()),
     }
 }
@@ -147,6 +162,7 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
             .with_hint("restore as that user, or as root"));
     }
     let place = host.at(target);
+    not_a_link("the target", target, &place)?;
     if let Some(devices) = input.devices {
         if request.in_place {
             return Err(Error::invalid("a restore in place is for directories; here new volumes are mounted")
@@ -170,6 +186,17 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
         (PlaceKind::Absent | PlaceKind::Empty, _) => {}
     }
     placed.iter().filter(|one| !one.inside).try_for_each(|one| tablespace(input, target, &place, one))
+}
+
+/// What is behind a link would be replaced, renamed or unmounted by the wrong name.
+fn not_a_link(what: &str, path: &Path, place: &Place) -> Result<()> {
+    match (&place.link, &place.real) {
+        (Some(to), real) => {
+            Err(Error::precondition(format!("{}, {what}, is a symbolic link to {}", path.display(), to.display()))
+                .with_hint(format!("name that directory instead: {}", real.as_ref().unwrap_or(to).display())))
+        }
+        (None, _) => Ok(()),
+    }
 }
 
 /// What the user has mounted must be the data directory of the backup, and no server may run on it.
@@ -234,6 +261,7 @@ fn tablespace(input: &PlanInput<'_>, target: &Path, old: &Place, one: &PlacedTab
     let place = input.host.at(&one.location);
     let at = one.location.display();
     let elsewhere = format!("give it another place with --tablespace {}:DIRECTORY", one.name);
+    not_a_link(&format!("the place of tablespace {:?}", one.name), &one.location, &place)?;
     match place.kind {
         PlaceKind::Absent | PlaceKind::Empty => Ok(()),
         PlaceKind::Other => {

@@ -264,7 +264,9 @@ pub fn choose_backup<'a>(
         };
         let followed = match (target.timeline, newest_timeline) {
             (TargetTimeline::Id(wanted), _) => continues(own, end, wanted, ancestry),
-            (TargetTimeline::Latest, Some(newest)) => own > newest || continues(own, end, newest, ancestry),
+            (TargetTimeline::Default | TargetTimeline::Latest, Some(newest)) => {
+                own > newest || continues(own, end, newest, ancestry)
+            }
             _ => true,
         };
         info.status == BackupStatus::Done && reached && followed
@@ -350,21 +352,25 @@ mod tests {
             let target = options.into_target().unwrap();
             choose_backup(ids.iter().zip(infos), &target, &ancestry).map(|id| id.to_string())
         };
-        let at = |text: &str| TargetOptions { time: parse_time(text, &utc()).ok(), ..TargetOptions::default() };
+        let own = || TargetOptions { timeline: TargetTimeline::Current, ..TargetOptions::default() };
+        let at = |text: &str| TargetOptions { time: parse_time(text, &utc()).ok(), ..own() };
         assert_eq!(choose(&infos, TargetOptions::default()).unwrap(), "20260103T000000");
         assert_eq!(choose(&infos, at("2026-01-02 12:00:00")).unwrap(), "20260102T000000");
         // The moment of its end is enough; a second earlier is not.
         assert_eq!(choose(&infos, at("2026-01-02 00:10:00")).unwrap(), "20260102T000000");
         assert_eq!(choose(&infos, at("2026-01-02 00:09:59")).unwrap(), "20260101T000000");
         assert!(choose(&infos, at("2025-12-31 00:00:00")).is_err());
-        let lsn = |lsn| TargetOptions { lsn: Some(Lsn(lsn)), ..TargetOptions::default() };
+        let lsn = |lsn| TargetOptions { lsn: Some(Lsn(lsn)), ..own() };
         assert_eq!(choose(&infos, lsn(0x2ff)).unwrap(), "20260102T000000");
         // Timeline 2 left timeline 1 at 180: the second backup ended beyond that.
         let on_two = |time: &str| TargetOptions { timeline: TargetTimeline::Id(Timeline(2)), ..at(time) };
         assert_eq!(choose(&infos, on_two("2026-01-02 12:00:00")).unwrap(), "20260101T000000");
+        // Which is the newest one, and what PostgreSQL follows unless told otherwise.
+        let followed = TargetOptions { timeline: TargetTimeline::Default, ..at("2026-01-02 12:00:00") };
+        assert_eq!(choose(&infos, followed).unwrap(), "20260101T000000");
         // A failed backup is never chosen.
         infos[2].status = BackupStatus::Failed;
-        assert_eq!(choose(&infos, TargetOptions::default()).unwrap(), "20260102T000000");
+        assert_eq!(choose(&infos, own()).unwrap(), "20260102T000000");
         assert!(choose(&infos, TargetOptions { name: Some("x".into()), ..TargetOptions::default() }).is_err());
     }
 }

@@ -403,6 +403,7 @@ fn free(host: &HostFacts, at: &Path, what: &str) -> Result<()> {
     }
     let there = host.at(at);
     let problem = match there.kind {
+        _ if there.link.is_some() => "it is a symbolic link",
         _ if there.mount_point && there.kind != PlaceKind::Absent => "something is mounted there",
         PlaceKind::Full => "it is not empty",
         PlaceKind::Other => "it is not a directory",
