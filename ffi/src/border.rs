@@ -98,9 +98,28 @@ impl Out<bs_string> {
     }
 }
 
+/// Drops what a handle points to, unless this is a fork of the process that made it: what it holds (a connection with a
+/// statement under way, the locks of threads that are not here) is that of the parent.
+///
+/// # Safety
+/// NULL, or a pointer from `Box::into_raw` that nobody uses any more.
+pub(crate) unsafe fn release<T>(handle: *mut T, is_at_home: impl FnOnce(&T) -> bool) {
+    if handle.is_null() {
+        return;
+    }
+    // SAFETY: as the caller promises.
+    let held = unsafe { Box::from_raw(handle) };
+    if is_at_home(&held) {
+        drop(held);
+    } else {
+        std::mem::forget(held);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ptr;
+    use std::sync::Arc;
 
     use super::*;
     use crate::error::{bs_error_context_value, bs_error_free, bs_error_kind, bs_error_message};
@@ -135,6 +154,18 @@ mod tests {
     fn nobody_has_to_take_the_error_object() {
         // SAFETY: NULL is allowed.
         assert_eq!(unsafe { guard(ptr::null_mut(), || Err(Error::corrupt("x"))) }, bs_status::Corrupt);
+    }
+
+    #[test]
+    fn in_a_fork_nothing_is_dropped() {
+        let held = Arc::new(());
+        for (is_at_home, left) in [(true, 1), (false, 2), (true, 2)] {
+            // SAFETY: each is made here and released once.
+            unsafe { release(Box::into_raw(Box::new(Arc::clone(&held))), |_| is_at_home) };
+            assert_eq!(Arc::strong_count(&held), left);
+        }
+        // SAFETY: NULL is allowed.
+        unsafe { release(ptr::null_mut::<Arc<()>>(), |_| true) };
     }
 
     #[test]

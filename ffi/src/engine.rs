@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use barman_snap::options::{Host, from_json};
 
-use crate::border::{Out, guard, optional_text, text};
+use crate::border::{Out, guard, optional_text, release, text};
 use crate::error::bs_error;
 use crate::status::bs_status;
 
@@ -50,8 +50,6 @@ pub unsafe extern "C" fn bs_engine_open(
 /// Frees an engine. NULL is fine. No other call may be using it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_engine_free(engine: *mut bs_engine) {
-    if !engine.is_null() {
-        // SAFETY: it came from Box::into_raw here, and the caller frees it once.
-        drop(unsafe { Box::from_raw(engine) });
-    }
+    // SAFETY: it came from Box::into_raw here, and the caller frees it once.
+    unsafe { release(engine, |engine| engine.host.is_at_home()) };
 }

@@ -9,7 +9,7 @@ use barman_snap::options::{self, BackupOptions, Host, from_json};
 use barman_snap::session::{BackupSession, CancelToken, Phase, Progress};
 use barman_snap::{Error, ErrorKind, Result};
 
-use crate::border::{Out, guard, handle, optional_text};
+use crate::border::{Out, guard, handle, optional_text, release};
 use crate::engine::bs_engine;
 use crate::error::bs_error;
 use crate::progress::{bs_progress, listener};
@@ -190,8 +190,6 @@ pub unsafe extern "C" fn bs_session_backup_id(session: *const bs_session) -> *co
 /// PostgreSQL ends the backup, and bs_recover cleans up. To leave nothing behind, cancel it and run it first.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_session_free(session: *mut bs_session) {
-    if !session.is_null() {
-        // SAFETY: it came from Box::into_raw here, and the caller frees it once.
-        drop(unsafe { Box::from_raw(session) });
-    }
+    // SAFETY: it came from Box::into_raw here, and the caller frees it once.
+    unsafe { release(session, |session| session.host.is_at_home()) };
 }

@@ -75,6 +75,11 @@ impl LocalStore {
         for _ in 0..16 {
             // Most often an existing object is met by a second attempt of the same archiving: spare the write.
             if let Some((existing, _)) = read(&path)? {
+                // Who made it may have been killed before its name was on the disk; now somebody relies on it.
+                flush_parent(&path)?;
+                if let Some(directory) = path.parent().filter(|directory| **directory != *self.root) {
+                    flush_parent(directory)?;
+                }
                 return Ok(PutNew::Exists(existing));
             }
             match self.create(&path, bytes) {

@@ -17,7 +17,8 @@ start_server() { # DATA SOCKET
     die "the server in $1 does not start"
 }
 stop_server() { # DATA
-    ! on_postgres test -e "$1/postmaster.pid" || on_postgres pg_ctl --silent -D "$1" -m fast -w stop
+    # Not by the file of its number, which a crash leaves behind.
+    ! on_postgres pg_ctl -D "$1" status >/dev/null 2>&1 || on_postgres pg_ctl --silent -D "$1" -m fast -w stop
 }
 restart_server() {
     stop_server "$DATA"

@@ -192,7 +192,8 @@ class Downloader:
                 destination_dir,
                 tablespaces=_tablespaces(rest),
                 recovery_instance=config.snapshot_recovery_instance,
-                mounted=Path(destination_dir, "PG_VERSION").exists(),
+                # A local backup has no volumes that somebody could have mounted.
+                mounted=backup_info.snapshots_info is not None and Path(destination_dir, "PG_VERSION").exists(),
             )
         except Error as error:
             raise _fail("Restore failed", error) from error

@@ -22,6 +22,7 @@ from barman.exceptions import BackupException  # type: ignore[import-untyped]
 from barman_snap import Engine, Error, NotFoundError
 
 from . import engines
+from .settings import SettingsError
 
 __all__ = ["delete_backup_data", "executor"]
 
@@ -43,9 +44,13 @@ def executor(stock: type) -> Callable[[Any], Any]:
 
     def choose(backup_manager: Any) -> Any:
         config = backup_manager.server.config
-        # Nobody else knows this provider, so whoever writes it means the engine.
-        if config.snapshot_provider == "local" or engines.is_on(config.name):
-            return EngineExecutor(backup_manager)
+        try:
+            # Nobody else knows this provider, so whoever writes it means the engine.
+            if config.snapshot_provider == "local" or engines.is_on(config.name):
+                return EngineExecutor(backup_manager)
+        except SettingsError as error:
+            # Barman makes all of its servers before it does anything for one of them: an error here would stop the WAL of all.
+            config.update_msg_list_and_disable_server(f"barman-snap: {error}")
         return stock(backup_manager)
 
     return choose

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bed import SERVER, VERSIONS, Barman, Cluster, Site, btrfs, need_postgres, own_directory, place, run
+from bed import SERVER, VERSIONS, Barman, Cluster, Site, alone as alone, btrfs, need_postgres, own_directory, place, run
 
 _JOURNAL = ["planned", "start_intended", "start_returned", "cut_intended", "stop_returned", "published"]
 
@@ -197,7 +197,22 @@ def test_without_the_adapter_barman_does_not_know_the_provider(site: Site) -> No
     assert site.run("check", SERVER, env={"BARMAN_SNAP": "off"}).code == 1
 
 
-@pytest.mark.xdist_group("installation")
+def test_a_setting_that_is_wrong_disables_the_server_and_no_other(site: Site) -> None:
+    settings = site.at / "snap.conf"
+    settings.write_text("[barman-snap]\nenable = on\n")
+    other = site.at / "conf.d" / "other.conf"
+    other.write_text("[other]\ndescription = with pg_basebackup\nconninfo = host=/nowhere\nbackup_method = postgres\narchiver = on\n")
+    config = site.config.read_text()
+    # Of a provider that is not ours alone, so that the file is asked.
+    options = "snapshot_provider = aws\nsnapshot_instance = i\nsnapshot_disks = d\n"
+    site.config.write_text(config.replace("snapshot_provider = local\n", options))
+    ran = site.run("check", SERVER, env={"BARMAN_SNAP": str(settings)})
+    assert ran.code == 1 and "configuration: FAILED" in ran.out, ran
+    shown = site.run("list-servers", env={"BARMAN_SNAP": str(settings)})
+    assert shown.code == 0 and "other" in shown.out and "Traceback" not in shown.out + shown.err, shown
+
+
+@pytest.mark.usefixtures("alone")
 def test_installed_it_works_by_barmans_own_script_where_a_file_says_so(site: Site) -> None:
     config = site.at / "snap.conf"
     config.write_text("[barman-snap]\nenabled = off\n[main]\nenabled = on\n")

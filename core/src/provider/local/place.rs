@@ -13,6 +13,10 @@ use crate::provider::names::hash;
 /// The name of the directory that holds snapshots and their records. The engine touches nothing outside of such a one.
 pub const SNAPSHOT_DIRECTORY: &str = ".barman_snap";
 
+/// The file that marks a directory as made by a restore, where there are no extended attributes for that. No part of a
+/// cluster: the next backup leaves it out.
+pub(super) const MARK_FILE: &str = ".barman_snap_volume";
+
 /// The longest name of a snapshot: with suffixes of ours below the 255 bytes of every file system.
 const LONGEST_NAME: usize = 200;
 

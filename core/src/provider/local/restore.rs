@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::copy::Counters;
+use super::place::MARK_FILE;
 use super::remove;
 use super::tree::{CloneOptions, clone_tree};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +21,6 @@ use crate::id::Token;
 use crate::provider::RestoredVolume;
 
 const ATTRIBUTE: &str = "user.barman_snap.volume";
-const MARK_FILE: &str = ".barman_snap_volume";
 
 /// The mark.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! A copy of a directory tree, made by several threads: blocks shared (reflink) or copied.
 //!
 //! Kept: bytes, holes, modes, times, symbolic links as links, owners where this process may set them. Not kept: hard links,
-//! extended attributes. Left out: sockets and pipes, our own [`SNAPSHOT_DIRECTORY`], and what lies on another file system
+//! extended attributes. Left out: sockets and pipes, our own [`SNAPSHOT_DIRECTORY`] and [`MARK_FILE`], and what lies on another file system
 //! (its mount point stays as an empty directory).
 //!
 //! The invariant: `global/pg_control` is copied after everything else. PostgreSQL reads from it where recovery has to
@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::copy::{self, Counters};
-use super::place::SNAPSHOT_DIRECTORY;
+use super::place::{MARK_FILE, SNAPSHOT_DIRECTORY};
 use crate::error::{Error, ErrorKind, Result};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -197,7 +197,8 @@ impl Work<'_> {
             for entry in Dir::read_from(&from).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 let name = entry.file_name();
-                if name == c"." || name == c".." || name.to_bytes() == SNAPSHOT_DIRECTORY.as_bytes() {
+                let ours = [SNAPSHOT_DIRECTORY, MARK_FILE].iter().any(|own| name.to_bytes() == own.as_bytes());
+                if name == c"." || name == c".." || ours {
                     continue;
                 }
                 if entry.file_type() == FileType::Directory {
