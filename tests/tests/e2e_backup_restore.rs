@@ -4,6 +4,8 @@
 //! own, all as the unprivileged user of the server. What varies otherwise (a standby, no archiver, in place, a list of
 //! disks) is tested once, on the newest PostgreSQL.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use barman_snap_tests::fs::Kind;
 use barman_snap_tests::load::{Load, fill};
 use barman_snap_tests::pg::{Cluster, Installation, Stop};
 use barman_snap_tests::site::{Site, checked_pages, wait_until_promoted, wait_until_quiet};
-use barman_snap_tests::wait::pass;
+use barman_snap_tests::wait::{pass, wait_for};
 use barman_snap_tests::{checks, need};
 
 /// The method that each kind of file system is expected to be snapshotted with.
@@ -192,6 +194,40 @@ fn in_place_the_cluster_goes_back_and_the_old_one_is_kept_aside() {
 }
 
 #[test]
+fn recovery_stops_where_the_archive_cannot_be_read_and_goes_on_when_it_can() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::XfsReflink).start());
+    let cluster = &site.cluster;
+    fill(cluster, 1);
+    let id = site.backup(&[]);
+    cluster.sql("CREATE TABLE later AS SELECT generate_series(1, 1000) AS g");
+    cluster.archive_wal();
+    let expected = checks::sums(cluster);
+    cluster.stop(Stop::Fast);
+    site.ok("restore", &[&id, &cluster.data().display().to_string(), "--in-place"]);
+
+    // Of the segments after the backup; a server that took it for missing would be promoted without the table.
+    let is_segment = |key: &String| key.rsplit('/').next().is_some_and(|name| name.len() == 24);
+    let segments: Vec<String> = site.objects("wals").into_iter().filter(is_segment).collect();
+    let end = site.show(&id)["end_wal"].as_str().expect("text").to_owned();
+    let next = segments.iter().find(|key| key.rsplit('/').next().is_some_and(|name| *name > *end));
+    let object = site.object(next.expect("WAL after the backup"));
+    let mode = |mode| fs::set_permissions(&object, Permissions::from_mode(mode)).expect("the object is there");
+    mode(0o000);
+    // It may have come far enough to be a hot standby for a moment.
+    cluster.try_start();
+    let stopped = || (!cluster.data().join("postmaster.pid").exists()).then_some(());
+    wait_for("the server to stop", Duration::from_secs(30), stopped);
+    let log = cluster.log();
+    assert!(log.contains("could not restore file") && !log.contains("archive recovery complete"), "{log}");
+    mode(0o600);
+    cluster.start();
+    wait_until_promoted(cluster);
+    assert_eq!(cluster.sql("SELECT count(*) FROM later"), "1000");
+    assert_eq!(checks::sums(cluster), expected);
+}
+
+#[test]
 fn a_standby_can_be_the_source_while_its_primary_works() {
     let installation = need!(Installation::newest());
     for kind in [Kind::Btrfs, Kind::XfsReflink] {
@@ -294,7 +330,7 @@ fn verify_proves_a_backup_and_the_proof_is_shown() {
         assert_eq!(shown["proofs"][0]["passed"], true);
         // The original has not been touched, and nothing is left of the throw-away one.
         assert_eq!(site.cluster.sql("SELECT pg_is_in_recovery()"), "f");
-        let left: Vec<_> = std::fs::read_dir(site.fs().path())
+        let left: Vec<_> = fs::read_dir(site.fs().path())
             .expect("the file system can be listed")
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| name.contains("verify"))
