@@ -146,21 +146,32 @@ pub(crate) fn log(common: &Common) {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }
 
-/// Calls `cancel` at the first SIGINT or SIGTERM; the work then ends by itself, leaving nothing behind. The guard ends the
+/// Calls `cancel` at the first SIGINT, SIGTERM or SIGHUP (the terminal is gone); the work then ends by itself, leaving nothing behind. The guard ends the
 /// watch.
 pub(crate) fn on_interrupt(cancel: impl Fn() + Send + 'static) -> Result<InterruptGuard> {
     use tokio::signal::unix::{SignalKind, signal};
     let watch = |kind| signal(kind).map_err(|error| Error::internal("cannot watch for signals").with_source(error));
     let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
+    // `nohup` has it ignored, and a handler would undo that.
+    let mut hangup = if ignores(SignalKind::hangup()) { None } else { Some(watch(SignalKind::hangup())?) };
     let task = tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            Some(_) = async { hangup.as_mut()?.recv().await } => {}
         }
         crate::output::note("interrupted: cleaning up");
         cancel();
     });
     Ok(InterruptGuard(task))
+}
+
+/// Whether this process was started with a signal ignored: the mask `SigIgn` of proc_pid_status(5).
+fn ignores(signal: tokio::signal::unix::SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask >> (signal.as_raw_value() - 1) & 1 == 1
 }
 
 /// See [`on_interrupt`].

@@ -13,7 +13,7 @@ use barman_snap::restore::devices::throw_away;
 use barman_snap::restore::host::{Place, PlaceKind};
 use barman_snap::restore::plan::plan;
 use barman_snap::restore::{
-    ArchiveFacts, DeviceFacts, DevicePlan, HostFacts, PlanInput, RestorePlan, RestoreRequest, WalSource,
+    ArchiveFacts, DeviceFacts, DevicePlan, HostFacts, PlanInput, Purpose, RestorePlan, RestoreRequest, WalSource,
 };
 
 /// A cluster on three disks: data in a directory of one, a tablespace on another, WAL on the third.
@@ -84,7 +84,7 @@ fn three() -> Case {
     };
     let mut request =
         RestoreRequest::new("/srv/pg/main/data", WalSource::Command("cp /archive/%f %p".into()), Token::from_bits(2));
-    request.archiving_off = true;
+    request.purpose = Some(Purpose::Clone);
     let facts = DeviceFacts {
         instance: Instance { name: "i-1".into(), attributes: BTreeMap::new() },
         mark: "main.0123456789abcdef".into(),

@@ -27,8 +27,8 @@ use barman_snap::id::BackupId;
 use barman_snap::provider::SnapshotProvider;
 use barman_snap::restore::proof::Outcome;
 use barman_snap::restore::{
-    DeviceWishes, RestoreEvent, RestorePlan, RestoreRequest, Restored, SqlCheck, Tools, VerifyOptions, WalSource,
-    provision,
+    DeviceWishes, Purpose, RestoreEvent, RestorePlan, RestoreRequest, Restored, SqlCheck, Tools, VerifyOptions,
+    WalSource, provision,
 };
 use barman_snap::session::{BackupRequest, CancelToken, WalPolicy};
 use barman_snap::testing::{Call, Moment};
@@ -141,7 +141,7 @@ impl World {
         let inside = self.cluster.data().strip_prefix(self.at("data")).unwrap().to_owned();
         let mut request = RestoreRequest::new(self.at("new").join(inside), self.wal(), engine.ids().token());
         request.tablespaces = vec![format!("ts1:{}", self.at("fast/ts1").display()).parse().unwrap()];
-        request.archiving_off = true;
+        request.purpose = Some(Purpose::Clone);
         request
     }
 

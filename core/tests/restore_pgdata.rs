@@ -8,11 +8,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use barman_snap::id::Token;
+use barman_snap::restore::config::ConfigPlan;
 use barman_snap::restore::pgdata::prepare;
 use barman_snap::restore::plan::PlannedFile;
 use barman_snap::restore::settings::Setting;
 use barman_snap::restore::tablespaces::PlacedTablespace;
-use barman_snap::restore::{RecoveryTarget, RestorePlan, unwanted};
+use barman_snap::restore::{Purpose, RecoveryTarget, RestorePlan, unwanted};
 
 fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
     let file = |name: &str, content: &str| PlannedFile { name: name.into(), content: content.into() };
@@ -37,9 +38,15 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
             inside: false,
         }],
         write: vec![file("recovery.signal", ""), file("backup_label", "LABEL: x\n")],
-        write_if_missing: vec![file("pg_hba.conf", "new")],
+        purpose: Purpose::Clone,
+        because: None,
+        config: ConfigPlan {
+            hba: Some("/etc/pg_hba.conf".into()),
+            saved: [("/etc/pg_hba.conf".into(), b"new".to_vec())].into(),
+            ..ConfigPlan::default()
+        },
         settings: vec![Setting::new("restore_command", "cp /wal/%f %p")],
-        fresh_settings: false,
+        no_workers: vec![],
         owner: None,
         recovery: RecoveryTarget::default(),
         warnings: vec![],

@@ -16,7 +16,7 @@ use barman_snap::restore::host::{Place, PlaceKind};
 use barman_snap::restore::plan::{places_to_look_at, plan};
 use barman_snap::restore::target::parse_time;
 use barman_snap::restore::{
-    ArchiveFacts, HostFacts, Owner, PlanInput, RecoveryTarget, RestorePlan, RestoreRequest, TargetPoint,
+    ArchiveFacts, HostFacts, Owner, PlanInput, Purpose, RecoveryTarget, RestorePlan, RestoreRequest, TargetPoint,
     TargetTimeline, WalSource,
 };
 use chrono::{FixedOffset, Utc};
@@ -277,7 +277,7 @@ fn what_cannot_work_is_refused_in_one_line() {
             case.request.owner = Some(Owner { uid: 101, gid: 104 });
         }),
         ("a standby follows its primary and has no recovery target", |case| {
-            case.request.standby = true;
+            case.request.purpose = Some(Purpose::Standby);
             case.request.recovery = at(TargetPoint::Immediate);
         }),
         ("restore_command cannot fetch a file: \"true\"", |case| {
@@ -331,15 +331,45 @@ fn a_data_directory_named_through_a_link_is_found_on_its_volume() {
 }
 
 #[test]
-fn saved_configuration_is_changed_so_that_it_leads_to_the_new_place() {
+fn the_configuration_is_known_where_it_lay_outside() {
     let mut case = good();
     let file = "/etc/postgresql/15/main/postgresql.conf";
     case.info.config_file = Some(file.into());
-    case.record.config_files.insert(file.into(), "data_directory = '/srv/pg/data'\nport = 5432".into());
-    assert!(case.plan().unwrap().warnings[0].contains("max_connections = 200"));
-    case.request.with_config = true;
+    assert!(case.plan().unwrap().warnings[0].contains("max_connections = 200"), "it is not in the backup");
+    case.record.config_files.insert(file.into(), "port = 5432".into());
     let plan = case.plan().unwrap();
-    let content = &plan.write_if_missing[0].content;
-    assert!(content.ends_with("external_pid_file = ''\nmax_connections = '200'\n"), "{content}");
-    assert!(content.contains("\ndata_directory = '/new/data'\n"), "{content}");
+    assert_eq!(plan.config.main.as_deref(), Some(Path::new(file)));
+    assert_eq!(plan.config.saved[Path::new(file)], b"port = 5432");
+    assert!(!plan.config.keeps_outside, "another directory than the original's");
+    assert!(!serde_json::to_string(&plan).unwrap().contains("5432"), "what is in a configuration is not printed");
+    // At the place of the original it is that server's own.
+    case.request.target = "/srv/pg/data".into();
+    assert!(case.plan().unwrap().config.keeps_outside);
+    case.request.purpose = Some(Purpose::Clone);
+    assert!(!case.plan().unwrap().config.keeps_outside);
+}
+
+#[test]
+fn beside_an_original_that_is_running_only_a_clone_is_made_unless_the_user_says_otherwise() {
+    let mut case = good();
+    let setting = |plan: &RestorePlan, name: &str| {
+        plan.settings.iter().find(|setting| setting.name == name).map(|setting| setting.value.clone())
+    };
+    let plan = case.plan().unwrap();
+    assert_eq!((plan.purpose, setting(&plan, "archive_mode")), (Purpose::Replacement, None));
+    assert!(plan.warnings.iter().any(|warning| warning.contains("--clone")), "{:?}", plan.warnings);
+
+    case.place("/srv/pg/data", Place { running: Some(4711), ..same_cluster() });
+    let plan = case.plan().unwrap();
+    assert_eq!((plan.purpose, setting(&plan, "archive_mode").as_deref()), (Purpose::Clone, Some("off")));
+    assert_eq!(plan.because.as_deref(), Some("the original is running at /srv/pg/data (process 4711)"));
+    assert!(plan.to_string().contains("as a clone, because the original is running"), "{plan}");
+
+    case.request.purpose = Some(Purpose::Replacement);
+    let plan = case.plan().unwrap();
+    assert_eq!((plan.purpose, setting(&plan, "archive_mode")), (Purpose::Replacement, None));
+    // Another cluster at that path is not the original.
+    case.request.purpose = None;
+    case.place("/srv/pg/data", Place { running: Some(4711), system_id: Some("1".into()), ..same_cluster() });
+    assert_eq!(case.plan().unwrap().purpose, Purpose::Replacement);
 }

@@ -25,8 +25,8 @@ use barman_snap::restore::plan::{places_to_look_at, plan};
 use barman_snap::restore::proof::Outcome;
 use barman_snap::restore::target::parse_time;
 use barman_snap::restore::{
-    ArchiveFacts, PlanInput, Proof, RestoreRequest, Restored, SqlCheck, TargetOptions, TargetPoint, Tools, VerifyDepth,
-    VerifyInput, VerifyOptions, WalSource, archive_facts, provision, store_proof, verify,
+    ArchiveFacts, PlanInput, Proof, Purpose, RestoreRequest, Restored, SqlCheck, TargetOptions, TargetPoint, Tools,
+    VerifyDepth, VerifyInput, VerifyOptions, WalSource, archive_facts, provision, store_proof, verify,
 };
 use barman_snap::wal::WalArchive;
 use barman_snap::{ErrorKind, Result};
@@ -137,7 +137,7 @@ impl World {
         request.tablespaces =
             ["ts1", "ts2"].map(|name| format!("{name}:{}/{name}", dir.path().display()).parse().unwrap()).into();
         request.recovery = options.into_target().unwrap();
-        request.archiving_off = true;
+        request.purpose = Some(Purpose::Clone);
         self.restore(&request).await.unwrap();
         let port = self.cluster.port + 1;
         let restored = Cluster { bin: self.cluster.bin.clone(), dir, port };

@@ -289,6 +289,8 @@ class Engine(_native.Engine):
         target_action: Optional[Literal["promote", "pause", "shutdown"]] = None,
         restore_command: Optional[str] = None,
         wal_restore_program: Optional[Sequence[str]] = None,
+        clone: bool = False,
+        replace: bool = False,
         standby: bool = False,
         recovery_instance: Optional[str] = None,
         mounted: bool = False,
@@ -313,7 +315,11 @@ class Engine(_native.Engine):
             restore_command: The ``restore_command`` to write, as it is.
             wal_restore_program: The words before ``wal-restore URL SERVER %f %p`` in the ``restore_command`` otherwise; by
                 default this Python with this package.
-            standby: Make a standby.
+            clone: The server lives beside the original: it archives nothing, and no background worker of it reaches out.
+                Without any of ``clone``, ``replace`` and ``standby``: a clone if the original is seen to run on this host,
+                else a replacement.
+            replace: The server takes the place of the original.
+            standby: The server follows another one.
             recovery_instance: Of a provider that restores to devices: the instance that volumes are attached to, which is
                 this host.
             mounted: The volumes have been made of the snapshots, attached and mounted already.
@@ -322,8 +328,8 @@ class Engine(_native.Engine):
         """
         options = self._restore_options(
             tablespaces, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
-            target_exclusive, target_action, restore_command, wal_restore_program, standby, recovery_instance,
-            mounted,
+            target_exclusive, target_action, restore_command, wal_restore_program, clone, replace, standby,
+            recovery_instance, mounted,
         )  # fmt: skip
         return Restored.from_dict(self._restore(backup, target_dir, options, cancel, _listener(on_progress)))
 
@@ -344,6 +350,8 @@ class Engine(_native.Engine):
         target_action: Optional[Literal["promote", "pause", "shutdown"]] = None,
         restore_command: Optional[str] = None,
         wal_restore_program: Optional[Sequence[str]] = None,
+        clone: bool = False,
+        replace: bool = False,
         standby: bool = False,
         recovery_instance: Optional[str] = None,
         mounted: bool = False,
@@ -351,8 +359,8 @@ class Engine(_native.Engine):
         """What `restore` would do with these arguments; changes nothing. Every refusal comes from here."""
         options = self._restore_options(
             tablespaces, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
-            target_exclusive, target_action, restore_command, wal_restore_program, standby, recovery_instance,
-            mounted,
+            target_exclusive, target_action, restore_command, wal_restore_program, clone, replace, standby,
+            recovery_instance, mounted,
         )  # fmt: skip
         plan = self._restore(backup, target_dir, {**options, "dry_run": True}, None, None)
         return RestorePlan.from_dict(plan)
@@ -371,6 +379,8 @@ class Engine(_native.Engine):
         target_action: Optional[str],
         restore_command: Optional[str],
         wal_restore_program: Optional[Sequence[str]],
+        clone: bool,
+        replace: bool,
         standby: bool,
         recovery_instance: Optional[str],
         mounted: bool,
@@ -388,6 +398,8 @@ class Engine(_native.Engine):
             "target_action": target_action,
             "restore_command": restore_command,
             "wal_restore_program": self._wal_restore_program(wal_restore_program),
+            "clone": clone,
+            "replace": replace,
             "standby": standby,
             "snapshot_recovery_instance": recovery_instance,
             "mounted": mounted,

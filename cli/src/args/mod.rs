@@ -375,6 +375,7 @@ pub(crate) struct TargetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("purpose").multiple(false)))]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) catalog: CatalogArgs,
@@ -391,14 +392,18 @@ pub(crate) struct RestoreArgs {
     /// Command that fetches WAL for the restored server; by default this program with the same catalog
     #[arg(long, value_name = "COMMAND")]
     pub(crate) restore_command: Option<String>,
-    /// Write the configuration files that lay outside the data directory into it, where it has none
+    /// Write the configuration files that lay outside the data directory into it even if they are still there
     #[arg(long)]
     pub(crate) with_config: bool,
-    /// Write archive_mode = off, for a clone that must not archive
-    #[arg(long)]
-    pub(crate) no_archiving: bool,
-    /// Write standby.signal: the restored server follows another one
-    #[arg(long)]
+    /// The restored server lives beside the original: it archives nothing, and no background worker of it reaches out. The
+    /// default while the original is running on this host
+    #[arg(long, alias = "no-archiving", group = "purpose", conflicts_with = "in_place")]
+    pub(crate) clone: bool,
+    /// The restored server takes the place of the original: it archives where that did. The default otherwise
+    #[arg(long, group = "purpose")]
+    pub(crate) replace: bool,
+    /// The restored server follows another one (standby.signal)
+    #[arg(long, group = "purpose")]
     pub(crate) standby: bool,
     /// In a cloud: the instance that new volumes are attached to, which is this host; by default it is found out
     #[arg(long, value_name = "INSTANCE")]

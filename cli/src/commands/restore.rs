@@ -5,8 +5,8 @@ use std::sync::Arc;
 use barman_snap::engine::restore::{RestoreListener, wal_source};
 use barman_snap::restore::target::{parse_time, parse_timeline};
 use barman_snap::restore::{
-    DeviceWishes, RecoveryTarget, RestoreEvent, RestoreRequest, Restored, TargetAction, TargetOptions, TargetTimeline,
-    WalSource,
+    DeviceWishes, Purpose, RecoveryTarget, RestoreEvent, RestoreRequest, Restored, TargetAction, TargetOptions,
+    TargetTimeline, WalSource,
 };
 use barman_snap::session::CancelToken;
 use barman_snap::{Error, Result};
@@ -29,9 +29,8 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
     let mut request = RestoreRequest::new(target_dir, wal, engine.ids().token());
     request.recovery = recovery;
     request.in_place = args.in_place;
-    request.standby = args.standby;
+    request.purpose = Purpose::from_flags(args.clone, args.replace, args.standby)?;
     request.with_config = args.with_config;
-    request.archiving_off = args.no_archiving;
     request.tablespaces = args.tablespace.iter().map(|text| text.parse()).collect::<Result<_>>()?;
     request.devices = Some(DeviceWishes { instance: args.snapshot_recovery_instance.clone(), mounted: args.mounted });
     let plan = engine.plan_restore(&id, &request).await?;
@@ -40,6 +39,12 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     if common.quiet == 0 {
+        if let Some(because) = &plan.because {
+            output::note(&format!(
+                "restoring a {}, because {because}; --replace says otherwise",
+                plan.purpose.as_str()
+            ));
+        }
         for warning in &plan.warnings {
             output::note(&format!("warning: {warning}"));
         }
@@ -111,6 +116,9 @@ fn describe(restored: &Restored, recovery: &RecoveryTarget) -> String {
     let mut text = format!("restored to {} in {seconds:.3} s{copied}\n", restored.target.display());
     for aside in &restored.set_aside {
         text.push_str(&format!("what was there is now {}; remove it when you are sure\n", aside.to.display()));
+    }
+    for note in &restored.prepared.configuration {
+        text.push_str(&format!("configuration: {note}\n"));
     }
     let mounts = restored.devices.as_ref().map(|devices| devices.mounts.as_slice()).unwrap_or_default();
     for mount in mounts {

@@ -2,6 +2,8 @@
 
 use barman_snap::catalog::CatalogEntry;
 use barman_snap::model::{BackupInfo, EngineRecord};
+use barman_snap::restore::Proof;
+use barman_snap::restore::proof::Outcome;
 use barman_snap::{Error, Result, options};
 use serde_json::{Value, json};
 
@@ -132,7 +134,26 @@ fn proven(out: &mut Block, proofs: &[Value]) {
         out.0.push_str("    none yet; `barman-snap verify` makes one\n");
     }
     for proof in proofs {
-        let text = |key: &str| proof.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
-        out.row(&text("finished_at"), Some(text("verdict")));
+        // One of a later version may not be readable as a whole; when it was made can be.
+        let text = |key: &str| proof.get(key).and_then(Value::as_str).map(str::to_owned);
+        let at = text("finished_at").unwrap_or_else(|| "at an unknown time".to_owned());
+        out.row(&at, Some(verdict(proof)));
+    }
+}
+
+/// What a proof says: that it passed, or what failed and why.
+fn verdict(proof: &Value) -> String {
+    let Ok(proof) = serde_json::from_value::<Proof>(proof.clone()) else {
+        return match proof.get("passed").and_then(Value::as_bool) {
+            Some(true) => "passed".to_owned(),
+            Some(false) => "FAILED".to_owned(),
+            None => "cannot be read by this version".to_owned(),
+        };
+    };
+    let of = |outcome| proof.checks.iter().filter(move |check| check.outcome == outcome);
+    let failed: Vec<_> = of(Outcome::Failed).map(|check| format!("{}: {}", check.name, check.detail)).collect();
+    match (proof.passed, failed.as_slice()) {
+        (true, _) => format!("passed, {} checks, {}", of(Outcome::Passed).count(), proof.target),
+        (false, failed) => format!("FAILED, {}", failed.join("; ")),
     }
 }

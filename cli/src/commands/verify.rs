@@ -29,7 +29,7 @@ pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
     let interrupted = cancel.clone();
     let _guard = setup::on_interrupt(move || interrupted.cancel())?;
     let proof = engine.verify(&id, &wal, &options, &cancel, &listener(common)).await?;
-    output::print(common.format, &proof, Proof::summary)?;
+    output::print(common.format, &proof, Proof::report)?;
     Ok(if proof.passed { Exit::Success } else { Exit::Failure })
 }
 

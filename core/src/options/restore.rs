@@ -13,7 +13,7 @@ use crate::engine::restore::{RestoreListener, wal_source};
 use crate::error::{Error, Result};
 use crate::restore::target::{parse_time, parse_timeline};
 use crate::restore::{
-    self, DeviceWishes, Proof, RecoveryTarget, RestoreRequest, SqlCheck, TablespaceMapping, TargetAction,
+    self, DeviceWishes, Proof, Purpose, RecoveryTarget, RestoreRequest, SqlCheck, TablespaceMapping, TargetAction,
     TargetOptions, TargetTimeline, VerifyDepth, WalSource,
 };
 use crate::session::CancelToken;
@@ -50,7 +50,12 @@ pub struct RestoreOptions {
     /// The words before `wal-restore URL SERVER %f %p` in the `restore_command` otherwise; without it, `barman-snap` with the
     /// options that reach the same store. Its status has to be 1 where there is no such file, and only then.
     pub wal_restore_program: Vec<String>,
-    /// Make a standby.
+    /// The server lives beside the original: it archives nothing, and no background worker of it reaches out. Without any of
+    /// `clone`, `replace` and `standby`: a clone if the original is seen to run on this host, else a replacement.
+    pub clone: bool,
+    /// The server takes the place of the original.
+    pub replace: bool,
+    /// The server follows another one.
     pub standby: bool,
     /// Of a provider that restores to devices: the instance that volumes are attached to, which is this host.
     pub snapshot_recovery_instance: Option<String>,
@@ -81,7 +86,7 @@ impl RestoreOptions {
         let mut request = RestoreRequest::new(target, self.wal(wal), engine.ids().token());
         request.recovery = recovery;
         request.in_place = self.in_place;
-        request.standby = self.standby;
+        request.purpose = Purpose::from_flags(self.clone, self.replace, self.standby)?;
         request.tablespaces = self.mappings()?;
         request.devices =
             Some(DeviceWishes { instance: self.snapshot_recovery_instance.clone(), mounted: self.mounted });
@@ -226,6 +231,17 @@ mod tests {
         assert_eq!(command("{}"), "barman-snap wal-restore /c pg1 %f %p");
         assert_eq!(command(r#"{"wal_restore_program": ["/x y", "-v"]}"#), "'/x y' -v wal-restore /c pg1 %f %p");
         assert_eq!(command(r#"{"restore_command": "cp /a/%f %p"}"#), "cp /a/%f %p");
+    }
+
+    #[test]
+    fn a_server_has_one_purpose() {
+        let purpose = |json: &str| {
+            let options: RestoreOptions = from_json(Some(json)).unwrap();
+            Purpose::from_flags(options.clone, options.replace, options.standby)
+        };
+        assert_eq!(purpose("{}").unwrap(), None);
+        assert_eq!(purpose(r#"{"clone": true}"#).unwrap(), Some(Purpose::Clone));
+        assert!(purpose(r#"{"clone": true, "standby": true}"#).is_err());
     }
 
     #[test]

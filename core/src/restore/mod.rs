@@ -11,6 +11,7 @@
 //! The original is only ever read: no step writes to its directories, its tablespaces or its archive.
 
 mod archive_facts;
+pub mod config;
 pub mod devices;
 pub mod host;
 pub mod pgdata;
@@ -35,7 +36,7 @@ pub use pieces::Piece;
 pub use plan::{ArchiveFacts, DeviceWishes, Owner, PlanInput, RestorePlan, RestoreRequest};
 pub use proof::{Proof, SqlCheck};
 pub use provision::{RestoreEvent, Restored, Tools, provision};
-pub use settings::WalSource;
+pub use settings::{Purpose, WalSource};
 pub use tablespaces::TablespaceMapping;
 pub use target::{RecoveryTarget, TargetAction, TargetOptions, TargetPoint, TargetTimeline, choose_backup};
 pub use verify::{VerifyDepth, VerifyInput, VerifyOptions, WalReader, verify};

@@ -5,6 +5,7 @@
 //!   to the *original*. Such a link is removed, never what it leads to, and files are written under a new name and then
 //!   renamed, which replaces a link instead of writing through it.
 //! * **Durable.** What was written survives a power failure once [`sync`] has returned.
+//! * **Bytes.** Configuration files and labels are in whatever encoding the cluster has.
 //! * **Private.** Directories 0700 and files 0600; with 0750 and 0640 when the original allows its group to read
 //!   (`initdb --allow-group-access`), because PostgreSQL derives the modes from those of the data directory.
 //!
@@ -15,19 +16,23 @@ use std::io::{ErrorKind as Io, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
+use super::config::{AUTO, Tree, rewrite};
 use super::plan::{Owner, RestorePlan};
-use super::settings::edit_auto_conf;
+use super::settings::{Purpose, Setting, edit_auto_conf, libraries_with_workers};
 use super::unwanted::is_scratch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::host::links;
 
 /// What [`prepare`] did, for the report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Prepared {
     /// Files and directories of the running original that were removed.
     pub removed: u64,
     /// Files that were written.
     pub written: u64,
+    /// What was changed in the configuration, because it led out of the directory or would not have started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configuration: Vec<String>,
 }
 
 /// The modes of a data directory, and who owns what is made in it.
@@ -91,16 +96,7 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
     }
     link_tablespaces(plan, target, &style)?;
 
-    for file in &plan.write_if_missing {
-        let path = target.join(&file.name);
-        if fs::symlink_metadata(&path).is_err() {
-            write_file(&path, file.content.as_bytes(), &style)?;
-            done.written += 1;
-        }
-    }
-    let auto = target.join("postgresql.auto.conf");
-    let existing = if plan.fresh_settings { String::new() } else { read_own(&auto)? };
-    write_file(&auto, edit_auto_conf(&existing, &plan.settings).as_bytes(), &style)?;
+    configure(plan, target, &style, &mut done)?;
     for file in &plan.write {
         write_file(&target.join(&file.name), file.content.as_bytes(), &style)?;
         done.written += 1;
@@ -125,18 +121,43 @@ fn check_version(target: &Path, major: u32) -> Result<()> {
     )))
 }
 
-/// `postgresql.auto.conf` is read by us only if it is a file of its own.
-fn read_own(path: &Path) -> Result<String> {
+/// Writes the configuration: what led out of the directory no longer does, and the settings of the restore are there.
+fn configure(plan: &RestorePlan, target: &Path, style: &Style, done: &mut Prepared) -> Result<()> {
+    // The links of the original are gone by now from pg_tblspc and pg_wal, but one may stand for a configuration file.
+    refuse_odd_auto_conf(&target.join(AUTO))?;
+    let config = rewrite(&plan.config, &plan.target, &Tree::new(target))?;
+    for (name, content) in &config.files {
+        write_file(&target.join(name), content, style)?;
+        done.written += 1;
+    }
+    done.configuration = config.notes.clone();
+    let ours = |name: &str| plan.settings.iter().any(|setting| setting.name == name);
+    let mut settings = Vec::new();
+    for (name, value) in config.too_low(&plan.config).into_iter().filter(|(name, _)| !ours(name)) {
+        done.configuration.push(format!("{name} = {value}, which the original had from elsewhere and recovery needs"));
+        settings.push(Setting::new(name, value));
+    }
+    settings.extend(plan.settings.iter().cloned());
+    let preloaded = config.effective.get("shared_preload_libraries").map(Vec::as_slice).unwrap_or_default();
+    let libraries = libraries_with_workers(preloaded).join(", ");
+    if plan.purpose == Purpose::Clone && !libraries.is_empty() {
+        settings.extend(plan.no_workers.iter().cloned());
+        done.configuration.push(match plan.no_workers.is_empty() {
+            true => format!("{libraries} may start background workers, which are not off: the target action is pause"),
+            false => format!(
+                "{libraries} may have background workers: none starts, with max_worker_processes = 0 and hot_standby = off"
+            ),
+        });
+    }
+    write_file(&target.join(AUTO), &edit_auto_conf(&config.auto, &settings), style)
+}
+
+/// `postgresql.auto.conf` is written by PostgreSQL as a plain file, and by nobody else.
+fn refuse_odd_auto_conf(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_file() => {
-            let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
-            String::from_utf8(bytes).map_err(|_| {
-                Error::new(ErrorKind::Unsupported, format!("{} is not UTF-8 and cannot be edited", path.display()))
-            })
-        }
-        Ok(_) => Err(Error::precondition(format!("{} is not a plain file", path.display()))),
-        Err(error) if error.kind() == Io::NotFound => Ok(String::new()),
-        Err(error) => Err(Error::io("look at", path, error)),
+        Ok(meta) if !meta.is_file() => Err(Error::precondition(format!("{} is not a plain file", path.display()))),
+        Err(error) if error.kind() != Io::NotFound => Err(Error::io("look at", path, error)),
+        _ => Ok(()),
     }
 }
 

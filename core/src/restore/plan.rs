@@ -9,19 +9,21 @@
 //!   user removes them, after having saved from the old `pg_wal` what was not archived yet.
 //! * No link of the plan leads to a tablespace of the original that is still in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::config::ConfigPlan;
 use super::devices::{self, DeviceFacts, DevicePlan};
 use super::host::HostFacts;
 use super::pieces::{Piece, cut_pieces};
 use super::refusals;
-use super::settings::{Setting, WalSource, recovery_settings};
+use super::settings::{CLONE_NOTE, Purpose, Setting, WalSource};
+use super::settings::{clone_settings, no_background_workers, recovery_settings};
 use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, render_map};
-use super::target::{Ancestry, RecoveryTarget};
+use super::target::{Ancestry, RecoveryTarget, TargetAction};
 use super::unwanted;
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
@@ -59,13 +61,9 @@ pub struct RestoreRequest {
     pub recovery: RecoveryTarget,
     /// Where the server gets its WAL from.
     pub wal: WalSource,
-    /// Make a standby (`standby.signal`) rather than a server of its own.
-    pub standby: bool,
-    /// Write `archive_mode = off`, so that the restored server archives nothing.
-    pub archiving_off: bool,
-    /// Write a `postgresql.auto.conf` that has nothing of the original's. For a server that is thrown away.
-    pub fresh_settings: bool,
-    /// Write the configuration files that lay outside the data directory into it.
+    /// What the server is for. `None`: a clone if the original is seen to run on this host, else a replacement.
+    pub purpose: Option<Purpose>,
+    /// Write the configuration files that lay outside the data directory into it even where they are still there.
     pub with_config: bool,
     /// Who shall own all files; only root may ask for it. Otherwise owners stay as they are in the snapshot.
     pub owner: Option<Owner>,
@@ -84,9 +82,7 @@ impl RestoreRequest {
             tablespaces: Vec::new(),
             recovery: RecoveryTarget::default(),
             wal,
-            standby: false,
-            archiving_off: false,
-            fresh_settings: false,
+            purpose: None,
             with_config: false,
             owner: None,
             devices: None,
@@ -178,12 +174,19 @@ pub struct RestorePlan {
     pub tablespaces: Vec<PlacedTablespace>,
     /// Files that are written.
     pub write: Vec<PlannedFile>,
-    /// Files that are written if the target has none of that name.
-    pub write_if_missing: Vec<PlannedFile>,
+    /// What the server is for.
+    pub purpose: Purpose,
+    /// Why, if nobody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// What is known of the configuration beforehand; what leads out of the directory is changed where it is found.
+    pub config: ConfigPlan,
     /// What goes to the end of `postgresql.auto.conf`.
     pub settings: Vec<Setting>,
-    /// What the original had in that file is dropped.
-    pub fresh_settings: bool,
+    /// What goes there as well if libraries are preloaded that may have background workers of their own: of a clone. Empty
+    /// where the user wants to look at the server during recovery.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_workers: Vec<Setting>,
     /// Who will own everything; `None` leaves owners as they are in the snapshot.
     pub owner: Option<Owner>,
     /// How far the server will recover.
@@ -226,8 +229,10 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
     refusals::places(&input, &target, &placed)?;
 
     let major = info.version.map_or(0, |version| version / 10_000);
-    let settings = settings(request)?;
-    let mut warnings = warnings(&input, &pgdata, &target, &placed);
+    let (purpose, because) = refusals::purpose(&input, &pgdata, &target)?;
+    let settings = settings(request, purpose, major)?;
+    let config = config(&input, &pgdata, &target, purpose);
+    let mut warnings = warnings(&input, &config, purpose, &placed);
     let (pieces, devices) = match input.devices {
         None => (cut_pieces(record, host, &pgdata, &target, &placed)?, None),
         Some(facts) => {
@@ -247,12 +252,17 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
         empty_if_there: unwanted::LOGS.map(str::to_owned).into(),
         make: directories_to_make(major),
         remove: unwanted::REMOVED.map(str::to_owned).into(),
-        write: files(&input, &placed)?,
-        write_if_missing: config_files(&input, &target),
+        write: files(&input, &placed, purpose)?,
+        purpose,
+        because,
+        config,
         warnings,
         tablespaces: placed,
         settings,
-        fresh_settings: request.fresh_settings,
+        no_workers: match (purpose, request.recovery.action) {
+            (Purpose::Clone, TargetAction::Promote | TargetAction::Shutdown) => no_background_workers(),
+            _ => Vec::new(),
+        },
         owner: request.owner,
         recovery: request.recovery.clone(),
         target,
@@ -285,12 +295,37 @@ fn set_aside(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) 
         .collect()
 }
 
-fn settings(request: &RestoreRequest) -> Result<Vec<Setting>> {
-    let mut settings = recovery_settings(&request.recovery, &request.wal, request.standby)?;
-    if request.archiving_off {
-        settings.push(Setting::new("archive_mode", "off"));
+fn settings(request: &RestoreRequest, purpose: Purpose, major: u32) -> Result<Vec<Setting>> {
+    let mut settings = recovery_settings(&request.recovery, &request.wal, purpose == Purpose::Standby)?;
+    if purpose == Purpose::Clone {
+        settings.extend(clone_settings(major));
     }
     Ok(settings)
+}
+
+/// What is known of the configuration. At the very path of the original, a server that replaces it goes on with what lies
+/// elsewhere; anywhere else it would share that with the original.
+fn config(input: &PlanInput<'_>, pgdata: &Path, target: &Path, purpose: Purpose) -> ConfigPlan {
+    let PlanInput { info, record, .. } = input;
+    let mut originals = vec![pgdata.to_owned()];
+    originals.extend(pgdata.to_str().and_then(|path| record.real_paths.get(path)).map(PathBuf::from));
+    let saved: BTreeMap<_, _> =
+        record.config_files.iter().map(|(path, text)| (normal(Path::new(path)), text.clone().into_bytes())).collect();
+    // A link inside of the data directory may lead outside: then its content was saved under its own name.
+    let outside = |path: &Option<String>| {
+        let path = normal(Path::new(path.as_deref()?));
+        (saved.contains_key(&path) || !originals.iter().any(|top| path.starts_with(top))).then_some(path)
+    };
+    ConfigPlan {
+        main: outside(&info.config_file),
+        hba: outside(&info.hba_file),
+        ident: outside(&info.ident_file),
+        keeps_outside: purpose != Purpose::Clone && originals.iter().any(|top| top == target),
+        write_saved: input.request.with_config,
+        at_least: record.settings.clone(),
+        originals,
+        saved,
+    }
 }
 
 /// What PostgreSQL wants to find inside the emptied directories.
@@ -303,7 +338,7 @@ fn directories_to_make(major: u32) -> Vec<String> {
 }
 
 /// Label and tablespace map byte for byte, and the signal file.
-fn files(input: &PlanInput<'_>, placed: &[PlacedTablespace]) -> Result<Vec<PlannedFile>> {
+fn files(input: &PlanInput<'_>, placed: &[PlacedTablespace], purpose: Purpose) -> Result<Vec<PlannedFile>> {
     let file = |name: &str, content: String| PlannedFile { name: name.to_owned(), content };
     let label = input.info.backup_label.clone().filter(|label| !label.is_empty()).ok_or_else(|| {
         Error::corrupt(format!("backup {} has no backup_label", input.backup_id))
@@ -313,68 +348,33 @@ fn files(input: &PlanInput<'_>, placed: &[PlacedTablespace]) -> Result<Vec<Plann
     if let Some(map) = render_map(input.record.tablespace_map.as_deref(), placed)? {
         files.push(file("tablespace_map", map));
     }
-    files.push(file(if input.request.standby { "standby.signal" } else { "recovery.signal" }, String::new()));
+    let signal = if purpose == Purpose::Standby { "standby.signal" } else { "recovery.signal" };
+    files.push(file(signal, String::new()));
     // Last: a data directory without its label must not look ready.
     files.push(file("backup_label", label));
     Ok(files)
 }
 
-/// The configuration files from outside the data directory, so changed that they lead to the new place only.
-fn config_files(input: &PlanInput<'_>, target: &Path) -> Vec<PlannedFile> {
-    use super::settings::conf_quoted;
-    if !input.request.with_config {
-        return Vec::new();
-    }
-    let main = input.info.config_file.as_deref();
-    let named = [
-        (main, "postgresql.conf"),
-        (input.info.hba_file.as_deref(), "pg_hba.conf"),
-        (input.info.ident_file.as_deref(), "pg_ident.conf"),
-    ];
-    let mut files = Vec::new();
-    for (path, name) in named {
-        let Some(content) = path.and_then(|path| input.record.config_files.get(path)) else { continue };
-        let mut content = content.clone();
-        if name == "postgresql.conf" {
-            content.push_str("\n# written by barman-snap restore: the lines above are those of the original\n");
-            let here = |name: &str| target.join(name).display().to_string();
-            for (parameter, value) in [
-                ("data_directory", target.display().to_string()),
-                ("hba_file", here("pg_hba.conf")),
-                ("ident_file", here("pg_ident.conf")),
-                ("external_pid_file", String::new()),
-            ] {
-                content.push_str(&format!("{parameter} = {}\n", conf_quoted(&value)));
-            }
-            // Recovery refuses values lower than those of the original, which may have had them from the command line.
-            for (parameter, value) in &input.record.settings {
-                content.push_str(&format!("{parameter} = {}\n", conf_quoted(value)));
-            }
-        }
-        files.push(PlannedFile { name: name.to_owned(), content });
-    }
-    files
-}
-
-fn warnings(input: &PlanInput<'_>, pgdata: &Path, target: &Path, placed: &[PlacedTablespace]) -> Vec<String> {
-    let PlanInput { info, record, request, .. } = input;
+fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed: &[PlacedTablespace]) -> Vec<String> {
+    let PlanInput { record, request, .. } = input;
     let mut warnings = Vec::new();
-    let outside = info.config_file.as_deref().is_some_and(|file| !Path::new(file).starts_with(pgdata));
-    if outside && !request.with_config {
+    if let Some(main) = config.main.as_ref().filter(|main| !config.saved.contains_key(*main)) {
         let values: Vec<_> = record.settings.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         let at_least = if values.is_empty() { String::new() } else { format!(", with at least {}", values.join(", ")) };
         warnings.push(format!(
-            "the configuration of the original lay outside its data directory, at {}: start the server with a \
-             configuration of its own{at_least}, or restore with the saved one",
-            info.config_file.as_deref().unwrap_or_default()
+            "the configuration of the original lay outside its data directory, at {}, and is not in the backup: start the \
+             server with a configuration of its own{at_least}",
+            main.display()
         ));
     }
-    if !request.archiving_off && !request.standby && request.recovery.action == super::target::TargetAction::Promote {
-        warnings.push(
-            "the restored server keeps the archive_command of the original and will archive its new timeline with it; \
-             turn archiving off if it is a clone"
+    match purpose {
+        Purpose::Clone => warnings.push(CLONE_NOTE.to_owned()),
+        Purpose::Replacement => warnings.push(
+            "this server takes the place of the original: it archives with the archive_command of the original, and its \
+             subscriptions go on; if the original lives, restore with --clone"
                 .to_owned(),
-        );
+        ),
+        Purpose::Standby => {}
     }
     if record.wal_external {
         warnings.push(
@@ -392,7 +392,7 @@ fn warnings(input: &PlanInput<'_>, pgdata: &Path, target: &Path, placed: &[Place
         warnings.push(format!(
             "what is in {} now is kept beside it under another name, with its pg_wal: save from there what was not \
              archived, then remove it",
-            target.display()
+            request.target.display()
         ));
     }
     warnings

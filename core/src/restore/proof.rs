@@ -84,7 +84,7 @@ pub enum Outcome {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `restore`, `recovery`, `identity`, `amcheck`, `sql`, `shutdown`, `checksums`.
+    /// `restore`, `configuration`, `recovery`, `identity`, `amcheck`, `sql`, `shutdown`, `checksums`.
     pub name: String,
     /// How it came out.
     pub outcome: Outcome,
@@ -145,6 +145,16 @@ impl Proof {
             ));
         }
         Ok(proof)
+    }
+
+    /// For people: the [`summary`](Self::summary), and for each check that failed or was not made a line that says why.
+    pub fn report(&self) -> String {
+        let mut text = self.summary();
+        for check in self.checks.iter().filter(|check| check.outcome != Outcome::Passed) {
+            let word = if check.outcome == Outcome::Failed { "failed" } else { "not made" };
+            text.push_str(&format!("\n  {} {word}: {}", check.name, check.detail));
+        }
+        text
     }
 
     /// One line for people.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::host::{Place, PlaceKind};
 use super::plan::PlanInput;
-use super::settings::WalSource;
+use super::settings::{Purpose, WalSource};
 use super::tablespaces::{PlacedTablespace, normal};
 use super::target::{TargetPoint, TargetTimeline, continues};
 use crate::error::{Error, ErrorKind, Result};
@@ -74,7 +74,7 @@ pub(super) fn recovery(input: &PlanInput<'_>) -> Result<()> {
     let PlanInput { backup_id, info, request, archive, now, .. } = input;
     request.recovery.check()?;
     request.wal.restore_command()?;
-    if request.standby && request.recovery.point != TargetPoint::EndOfWal {
+    if request.purpose == Some(Purpose::Standby) && request.recovery.point != TargetPoint::EndOfWal {
         return Err(Error::invalid("a standby follows its primary and has no recovery target"));
     }
     let earlier = "choose an earlier backup, or `auto`";
@@ -145,6 +145,25 @@ fn within_archive(input: &PlanInput<'_>, lsn: Lsn) -> Result<()> {
             Err(Error::invalid(format!("target LSN {lsn} is beyond the archive, which ends at {end}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// What the restored server is for, and why if the user has not said so: beside an original that is seen to run, only a clone
+/// does no harm.
+pub(super) fn purpose(input: &PlanInput<'_>, pgdata: &Path, target: &Path) -> Result<(Purpose, Option<String>)> {
+    let original = input.host.at(pgdata);
+    let same = target == pgdata || original.real.as_deref() == Some(target);
+    let runs = original.running.filter(|_| !same && original.system_id == input.info.systemid);
+    match (input.request.purpose, input.request.in_place, runs) {
+        (Some(Purpose::Clone), true, _) => {
+            Err(Error::invalid("a restore in place replaces the original; it is no clone")
+                .with_hint("leave out --in-place, and name a new directory"))
+        }
+        (None, false, Some(process)) => {
+            Ok((Purpose::Clone, Some(format!("the original is running at {} (process {process})", pgdata.display()))))
+        }
+        (None, ..) => Ok((Purpose::Replacement, None)),
+        (Some(purpose), ..) => Ok((purpose, None)),
     }
 }
 

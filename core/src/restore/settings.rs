@@ -3,10 +3,17 @@
 //! Pure. They go to the end of `postgresql.auto.conf`, which wins over `postgresql.conf`. All five kinds of target are
 //! written, the unused ones empty: one that was left in some file by an earlier restore would make PostgreSQL refuse to
 //! start ("multiple recovery targets specified"). For the same reason, and because `archive_cleanup_command` of a standby
-//! would delete from the archive of the original, the other commands of recovery are emptied too.
+//! would delete from the archive of the original, `archive_cleanup_command` is emptied too.
+//!
+//! A target holds for one recovery. Left in the file, it would be copied with the data directory, and a standby made of the
+//! restored server years later would stop at it and promote itself. So PostgreSQL empties the targets as its last act of
+//! recovery ([`FORGET_TARGETS`]).
+//!
+//! A [clone](Purpose::Clone) lives beside the original, so it acts on nothing outside ([`clone_settings`]).
 
 use serde::{Deserialize, Serialize};
 
+use super::config::lines::{self, Line};
 use super::target::{RecoveryTarget, TargetPoint, TargetTimeline};
 use crate::error::{Error, Result};
 
@@ -23,6 +30,43 @@ impl Setting {
     /// A setting.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self { name: name.into(), value: value.into() }
+    }
+}
+
+/// What the restored server is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// It takes the place of the original, which is gone: it archives where that did, and its workers go on.
+    Replacement,
+    /// It lives beside the original, and acts on nothing outside.
+    Clone,
+    /// It follows a primary (`standby.signal`).
+    Standby,
+}
+
+impl Purpose {
+    /// What three flags mean; `None` if none is set.
+    ///
+    /// # Errors
+    /// `invalid_input` for more than one.
+    pub fn from_flags(clone: bool, replace: bool, standby: bool) -> Result<Option<Self>> {
+        match (clone, replace, standby) {
+            (false, false, false) => Ok(None),
+            (true, false, false) => Ok(Some(Self::Clone)),
+            (false, true, false) => Ok(Some(Self::Replacement)),
+            (false, false, true) => Ok(Some(Self::Standby)),
+            _ => Err(Error::invalid("clone, replace and standby exclude each other")),
+        }
+    }
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replacement => "replacement",
+            Self::Clone => "clone",
+            Self::Standby => "standby",
+        }
     }
 }
 
@@ -87,6 +131,70 @@ pub fn shell_quoted(word: &str) -> String {
 /// "Archive Recovery"). Not for a standby, which asks again by itself.
 const ONLY_MISSING_FILES_END_RECOVERY: &str = " || exit $(($? == 1 ? 1 : 255))";
 
+/// `recovery_end_command`: empties the targets in `postgresql.auto.conf`, in the data directory, where PostgreSQL runs it. It
+/// finds what `ALTER SYSTEM` has written as well. Where it fails PostgreSQL warns and goes on.
+pub const FORGET_TARGETS: &str = concat!(
+    "sed -i -E \"",
+    "s/^(recovery_target(_time|_lsn|_xid|_name)?) *=.*/\\1 = ''/;",
+    "s/^(recovery_target_timeline) *=.*/\\1 = 'latest'/;",
+    "s/^(recovery_target_action) *=.*/\\1 = 'pause'/\" postgresql.auto.conf"
+);
+
+/// The settings of a clone of PostgreSQL `major`: it archives nothing, takes no changes from a publisher, and waits for nobody.
+pub fn clone_settings(major: u32) -> Vec<Setting> {
+    let mut settings: Vec<_> = [
+        ("archive_mode", "off"),
+        ("max_logical_replication_workers", "0"),
+        ("synchronous_standby_names", ""),
+        ("recovery_min_apply_delay", "0"),
+    ]
+    .map(|(name, value)| Setting::new(name, value))
+    .into();
+    if major >= 17 {
+        settings.push(Setting::new("sync_replication_slots", "off"));
+    }
+    settings
+}
+
+/// What keeps the background workers of extensions from starting, whatever the extension: a scheduler that is copied runs its
+/// jobs twice. Recovery accepts it only without hot standby (PostgreSQL manual, "Hot Standby", "Administrator's Overview").
+pub fn no_background_workers() -> Vec<Setting> {
+    vec![Setting::new("hot_standby", "off"), Setting::new("max_worker_processes", "0")]
+}
+
+/// The libraries of a `shared_preload_libraries` that might start background workers which reach out. Only those that are
+/// known to look inside alone are left out.
+pub(super) fn libraries_with_workers(value: &[u8]) -> Vec<String> {
+    const INWARD: [&str; 11] = [
+        "auth_delay",
+        "auto_explain",
+        "passwordcheck",
+        "pg_hint_plan",
+        "pg_overexplain",
+        "pg_prewarm",
+        "pg_qualstats",
+        "pg_stat_kcache",
+        "pg_stat_statements",
+        "pg_wait_sampling",
+        "pgaudit",
+    ];
+    let text = String::from_utf8_lossy(value);
+    let names = text.split(',').map(|name| name.trim().trim_matches('"').trim());
+    names
+        .filter(|name| !name.is_empty())
+        .filter(|name| {
+            let plain = name.rsplit('/').next().unwrap_or(name);
+            !INWARD.contains(&plain.strip_suffix(".so").unwrap_or(plain))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What [`clone_settings`] mean, for the user.
+pub(super) const CLONE_NOTE: &str = "this is a clone: archiving, subscriptions and waiting for synchronous standbys are off; to \
+     make it a server of its own, drop what reaches out (subscriptions, jobs), give it an archive of its own, then ALTER SYSTEM \
+     RESET archive_mode, max_logical_replication_workers and synchronous_standby_names, and restart it";
+
 /// The five parameters of which at most one may have a value.
 const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_time", "recovery_target_lsn", "recovery_target_xid", "recovery_target_name"];
@@ -110,7 +218,7 @@ pub fn recovery_settings(target: &RecoveryTarget, wal: &WalSource, standby: bool
     let mut settings = vec![
         Setting::new("restore_command", restore_command),
         Setting::new("archive_cleanup_command", ""),
-        Setting::new("recovery_end_command", ""),
+        Setting::new("recovery_end_command", FORGET_TARGETS),
     ];
     // The one with a value comes last: PostgreSQL refuses even an empty one after it.
     settings.extend(TARGETS.iter().filter(|name| **name != kind).map(|name| Setting::new(*name, "")));
@@ -137,47 +245,50 @@ pub fn recovery_settings(target: &RecoveryTarget, wal: &WalSource, standby: bool
 /// A value for a PostgreSQL configuration file, in quotes (manual, "Setting Parameters": quotes are doubled, and the
 /// reader knows backslash escapes).
 pub fn conf_quoted(value: &str) -> String {
-    let mut quoted = String::with_capacity(value.len() + 2);
-    quoted.push('\'');
-    for letter in value.chars() {
-        match letter {
-            '\'' => quoted.push_str("''"),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            other => quoted.push(other),
+    String::from_utf8_lossy(&conf_quoted_bytes(value.as_bytes())).into_owned()
+}
+
+/// As [`conf_quoted`], in whatever encoding the file has.
+pub fn conf_quoted_bytes(value: &[u8]) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(value.len() + 2);
+    quoted.push(b'\'');
+    for byte in value {
+        match byte {
+            b'\'' => quoted.extend_from_slice(b"''"),
+            b'\\' => quoted.extend_from_slice(b"\\\\"),
+            b'\n' => quoted.extend_from_slice(b"\\n"),
+            b'\r' => quoted.extend_from_slice(b"\\r"),
+            other => quoted.push(*other),
         }
     }
-    quoted.push('\'');
+    quoted.push(b'\'');
     quoted
 }
 
-/// The parameter that a line of a configuration file sets, in lower case; `None` for comments and empty lines.
-pub fn parameter_of(line: &str) -> Option<String> {
-    let line = line.trim_start();
-    let end = line
-        .find(|letter: char| !(letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.')))
-        .unwrap_or(line.len());
-    (end > 0).then(|| line[..end].to_ascii_lowercase())
-}
-
 /// `postgresql.auto.conf` with `settings` at its end; what it said about the same parameters before is dropped, so that
-/// restoring a restored server does not pile up lines.
-pub fn edit_auto_conf(existing: &str, settings: &[Setting]) -> String {
-    let ours = |line: &str| {
-        line.trim_end() == NOTE
-            || parameter_of(line).is_some_and(|name| settings.iter().any(|setting| setting.name == name))
+/// restoring a restored server does not pile up lines. In bytes: the file has no encoding of its own.
+pub fn edit_auto_conf(existing: &[u8], settings: &[Setting]) -> Vec<u8> {
+    let ours = |line: &[u8]| match lines::read(line) {
+        Line::Setting { name, .. } => settings.iter().any(|setting| setting.name == name),
+        _ => line.trim_ascii_end() == NOTE.as_bytes(),
     };
-    let mut text: String = existing.lines().filter(|line| !ours(line)).flat_map(|line| [line, "\n"]).collect();
+    let mut text: Vec<u8> = Vec::with_capacity(existing.len());
+    for line in existing.split_inclusive(|byte| *byte == b'\n').filter(|line| !ours(line)) {
+        text.extend_from_slice(line);
+    }
     if text.is_empty() {
-        text.push_str("# Do not edit this file manually!\n# It will be overwritten by the ALTER SYSTEM command.\n");
+        text.extend_from_slice(
+            b"# Do not edit this file manually!\n# It will be overwritten by the ALTER SYSTEM command.\n",
+        );
+    } else if !text.ends_with(b"\n") {
+        text.push(b'\n');
     }
     if !settings.is_empty() {
-        text.push_str(NOTE);
-        text.push('\n');
+        text.extend_from_slice(NOTE.as_bytes());
+        text.push(b'\n');
     }
     for setting in settings {
-        text.push_str(&format!("{} = {}\n", setting.name, conf_quoted(&setting.value)));
+        text.extend_from_slice(&lines::write(&setting.name, setting.value.as_bytes()));
     }
     text
 }
@@ -236,11 +347,60 @@ mod tests {
             "# Do not edit\nwork_mem = '8MB'\nrecovery_target_time = '2020-01-01'\n  Restore_Command='old'\nport=5433";
         let target = RecoveryTarget { point: TargetPoint::Lsn(Lsn(0x9000028)), ..RecoveryTarget::default() };
         let settings = recovery_settings(&target, &WalSource::None, false).unwrap();
-        let once = edit_auto_conf(old, &settings);
+        let bytes = edit_auto_conf(old.as_bytes(), &settings);
+        let once = String::from_utf8(bytes.clone()).unwrap();
         assert!(once.starts_with("# Do not edit\nwork_mem = '8MB'\nport=5433\n# written by"), "{once}");
         assert!(once.contains("recovery_target_lsn = '0/9000028'\n") && once.contains("recovery_target_time = ''\n"));
         assert!(once.contains("primary_conninfo = ''\n") && !once.contains("old"));
-        assert_eq!(edit_auto_conf(&once, &settings), once);
+        assert_eq!(edit_auto_conf(&bytes, &settings), bytes);
+    }
+
+    #[test]
+    fn what_is_no_utf_8_stays_as_it_is() {
+        let old = b"log_line_prefix = '\xe9 '\nport = 1\n";
+        let new = edit_auto_conf(old, &[Setting::new("port", "2")]);
+        assert_eq!(new, b"log_line_prefix = '\xe9 '\n# written by barman-snap restore\nport = '2'\n");
+    }
+
+    #[test]
+    fn when_recovery_is_over_no_target_is_left_for_a_copy_of_the_server() {
+        let directory = tempfile::tempdir().unwrap();
+        for point in [TargetPoint::Immediate, TargetPoint::Name("it's \\ one".into()), TargetPoint::Xid(700)] {
+            let target = RecoveryTarget { point, timeline: TargetTimeline::Current, ..RecoveryTarget::default() };
+            let settings = recovery_settings(&target, &WalSource::None, false).unwrap();
+            let before = edit_auto_conf(b"work_mem = '8MB'\n", &settings);
+            std::fs::write(directory.path().join("postgresql.auto.conf"), &before).unwrap();
+            let end = settings.iter().find(|setting| setting.name == "recovery_end_command").unwrap();
+            assert!(!end.value.contains('%'), "PostgreSQL replaces what begins with a percent sign");
+            let status =
+                std::process::Command::new("sh").arg("-c").arg(&end.value).current_dir(directory.path()).status();
+            assert!(status.unwrap().success());
+            let after = std::fs::read_to_string(directory.path().join("postgresql.auto.conf")).unwrap();
+            for name in TARGETS {
+                assert!(after.contains(&format!("\n{name} = ''\n")), "{after}");
+            }
+            assert!(
+                after.contains("\nrecovery_target_timeline = 'latest'\nrecovery_target_action = 'pause'\n"),
+                "{after}"
+            );
+            assert!(
+                after.starts_with("work_mem = '8MB'\n") && after.contains("recovery_end_command = 'sed"),
+                "{after}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_clone_reaches_out_to_nobody() {
+        let names = |major| -> Vec<String> { clone_settings(major).into_iter().map(|setting| setting.name).collect() };
+        for name in ["archive_mode", "synchronous_standby_names", "sync_replication_slots"] {
+            assert!(names(17).iter().any(|one| one == name), "{name}");
+        }
+        assert!(!names(16).contains(&"sync_replication_slots".to_owned()));
+        assert_eq!(
+            libraries_with_workers(b"pg_stat_statements, \"pg_cron\", $libdir/auto_explain.so,,timescaledb"),
+            ["pg_cron", "timescaledb"]
+        );
     }
 
     #[test]

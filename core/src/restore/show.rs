@@ -8,6 +8,10 @@ use super::plan::RestorePlan;
 impl fmt::Display for RestorePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "restore of backup {} (PostgreSQL {}) to {}", self.backup_id, self.major, self.target.display())?;
+        match &self.because {
+            Some(because) => writeln!(f, "as a {}, because {because}", self.purpose.as_str())?,
+            None => writeln!(f, "as a {}", self.purpose.as_str())?,
+        }
         writeln!(f, "recover {}", self.recovery)?;
         for one in &self.set_aside {
             writeln!(f, "  keep     {} as {}", one.from.display(), one.to.display())?;
@@ -35,7 +39,7 @@ impl fmt::Display for RestorePlan {
         for one in &self.tablespaces {
             writeln!(f, "  link     pg_tblspc/{} ({}) -> {}", one.oid, one.name, one.location.display())?;
         }
-        for file in self.write.iter().chain(&self.write_if_missing) {
+        for file in &self.write {
             writeln!(f, "  write    {} ({} bytes)", file.name, file.content.len())?;
         }
         for setting in self.settings.iter().filter(|setting| !setting.value.is_empty()) {

@@ -2,12 +2,16 @@
 //!
 //! A place lies on the file system of the snapshot that is restored into it, so that a reflink or a clone is possible and
 //! the disk of nobody else fills up; but never inside a directory of the original.
+//!
+//! Each place has a lock file that its process holds locked. When a process was killed, the lock is free, and the next
+//! verification in the same directory removes what was left. The server of the killed one has ended by itself
+//! ([`server`](super::server)); as long as one runs, nothing is removed.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat};
 
 use super::pgdata::remove_any;
 use super::tablespaces::normal;
@@ -23,7 +27,15 @@ pub(super) struct Workplace {
     given: Option<PathBuf>,
     forbidden: Vec<PathBuf>,
     directories: Vec<PathBuf>,
+    /// Locked as long as this lives.
+    locks: Vec<File>,
 }
+
+/// What the names of the directories begin with.
+pub(super) const PREFIX: &str = "barman-snap-verify-";
+
+/// The lock file in a directory.
+const LOCK: &str = "lock";
 
 impl Workplace {
     /// A workplace that may not lie inside the directories of the original. `given` is the user's choice.
@@ -31,12 +43,13 @@ impl Workplace {
         let tablespaces = info.tablespaces.iter().flatten().map(|one| one.location.as_str());
         let forbidden = info.pgdata.as_deref().into_iter().chain(tablespaces).map(|path| normal(Path::new(path)));
         Self {
-            name: format!("barman-snap-verify-{}", &token.as_str()[..8]),
+            name: format!("{PREFIX}{}", &token.as_str()[..8]),
             given: given.map(Path::to_owned),
             forbidden: forbidden
                 .flat_map(|path| [super::host::real_path(&path).unwrap_or(path.clone()), path])
                 .collect(),
             directories: Vec::new(),
+            locks: Vec::new(),
         }
     }
 
@@ -68,10 +81,16 @@ impl Workplace {
         })?;
         let directory = usable.join(&self.name);
         if !self.directories.contains(&directory) {
+            remove_leftovers(usable);
             // Others may pass through, since the server may run as another user; each place inside is private.
             let made = DirBuilder::new().mode(0o711).create(&directory);
             made.map_err(|error| Error::io("make the directory", &directory, error))?;
             self.directories.push(directory.clone());
+            let path = directory.join(LOCK);
+            let lock = File::create_new(&path).map_err(|error| Error::io("write", &path, error))?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)
+                .map_err(|error| Error::io("lock", &path, error.into()))?;
+            self.locks.push(lock);
         }
         Ok(directory)
     }
@@ -111,6 +130,41 @@ impl Drop for Workplace {
             }
         }
     }
+}
+
+/// Removes the directories of verifications whose process was killed. What cannot be removed stays, and is told.
+fn remove_leftovers(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    for directory in entries.flatten().map(|entry| entry.path()) {
+        let ours = directory.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX));
+        if !ours || !is_abandoned(&directory) {
+            continue;
+        }
+        match remove_any(&directory) {
+            Ok(_) => tracing::info!(directory = %directory.display(), "removed what a killed verification had left"),
+            Err(error) => tracing::warn!(
+                directory = %directory.display(),
+                error = error.chain(),
+                "cannot remove what a killed verification has left"
+            ),
+        }
+    }
+}
+
+/// True for a directory of this user whose lock nobody holds, with nothing mounted below and no server running in it.
+fn is_abandoned(directory: &Path) -> bool {
+    let mine = |meta: fs::Metadata| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
+    // The directory is given to the user of the server; root may remove it even so.
+    let root = rustix::process::geteuid().is_root();
+    if !fs::symlink_metadata(directory).is_ok_and(|meta| root && meta.is_dir() || mine(meta)) {
+        return false;
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    // Without a lock it is just being made, or of an older version.
+    let Ok(lock) = openat(CWD, directory.join(LOCK), flags, Mode::empty()) else { return false };
+    let free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+    let quiet = |data: PathBuf| super::host::running(&data).is_ok_and(|process| process.is_none());
+    free && quiet(directory.join("data")) && mounted_below(directory).is_ok_and(|mounts| mounts.is_empty())
 }
 
 /// What is mounted below a directory, outer mount points first.

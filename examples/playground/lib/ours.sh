@@ -35,6 +35,6 @@ ours() {
 restore_ours() {
     stop_restored
     on_postgres rm -rf "$RESTORED"
-    on_postgres "$OURS" restore --no-archiving --target-immediate "$CATALOG" "$SERVER" "${1:-last}" "$RESTORED"
+    on_postgres "$OURS" restore --clone --target-immediate "$CATALOG" "$SERVER" "${1:-last}" "$RESTORED"
     compare "$(on_postgres cat "$CATALOG.sums")"
 }

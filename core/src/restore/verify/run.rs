@@ -1,0 +1,337 @@
+//! The checks of one verification, in their order.
+//!
+//! Not here: what is restored and where ([`super`]). The invariant: a check that fails says why in words that can be shown,
+//! with the line of the server's log that belongs to it; and whatever happens, no server runs any more at the end.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::strays;
+use super::{VerifyInput, fetches_itself};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Segment, SegmentSize, Timeline};
+use crate::restore::plan::RestorePlan;
+use crate::restore::proof::{Check, Outcome, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
+use crate::restore::provision::{RestoreEvent, Restored, Tools, blocking, millis, provision};
+use crate::restore::server::{Binaries, PrivateServer, ServerSpec, check_checksums, configured};
+
+/// A verification on its way.
+pub(super) struct Run<'a> {
+    pub(super) input: VerifyInput<'a>,
+    pub(super) tools: Tools<'a>,
+    pub(super) binaries: Binaries,
+    pub(super) plan: RestorePlan,
+    pub(super) home: PathBuf,
+    pub(super) proof: &'a mut Proof,
+    pub(super) restored: &'a mut Option<Restored>,
+}
+
+/// What a check has to say, or that it is not made.
+enum Verdict {
+    Good(String),
+    Bad(String),
+    NotMade(String),
+}
+
+impl Run<'_> {
+    /// All checks in their order. Only a cancellation and what has nothing to do with the backup is an error.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let at = self.begin("restore")?;
+        let restored = self.restore().await;
+        if !self.end("restore", at, restored)? {
+            return Ok(());
+        }
+        let at = self.begin("configuration")?;
+        let mut hba = PathBuf::new();
+        let configuration = self.configuration(&mut hba).await;
+        if !self.end("configuration", at, configuration)? {
+            return Ok(());
+        }
+        let at = self.begin("recovery")?;
+        let mut server = PrivateServer::start(self.server_spec(hba)).await?;
+        let go_on = || self.tools.go_on();
+        let open = server.wait_until_open(self.input.options.recovery_limit, self.tools.clock, &go_on).await;
+        let open = open.map(|()| Verdict::Good("the server has reached consistency and opened".to_owned()));
+        let worked = match self.end("recovery", at, open) {
+            Ok(true) => self.examine(&mut server).await,
+            other => other.map(|_| ()),
+        };
+        if !self.proof.checks.iter().all(|check| check.outcome != Outcome::Failed) {
+            self.proof.log = server.log_tail();
+        }
+        // Whatever happened, nothing runs any more when the directories are removed.
+        server.kill(self.tools.clock).await;
+        worked
+    }
+
+    async fn restore(&mut self) -> Result<Verdict> {
+        if fetches_itself(&self.input) {
+            self.fetch_wal().await?;
+        }
+        let restored = provision(&self.plan, self.tools).await?;
+        self.proof.bytes_copied = restored.bytes_copied;
+        let said = format!("{} pieces, {} files removed", restored.volumes.len(), restored.prepared.removed);
+        *self.restored = Some(restored);
+        Ok(Verdict::Good(said))
+    }
+
+    /// The segments of the backup, and the history of its timeline if it has one.
+    async fn fetch_wal(&self) -> Result<()> {
+        let Some(reader) = self.input.reader else { return Ok(()) };
+        let info = self.input.info;
+        let (Some(begin), Some(end), Some(timeline)) = (info.begin_xlog, info.end_xlog, info.timeline) else {
+            return Err(Error::corrupt("the backup does not say which WAL it needs"));
+        };
+        let directory = self.home.join("wal");
+        std::fs::create_dir(&directory).map_err(|error| Error::io("make the directory", &directory, error))?;
+        let open = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .map_err(|error| Error::io("change the mode of", path, error))
+        };
+        let size = info.xlog_segment_size.unwrap_or(SegmentSize::DEFAULT);
+        for segment in Segment::needed(begin, end, timeline, size) {
+            self.tools.go_on()?;
+            let file = directory.join(segment.to_string());
+            reader.fetch(&segment.to_string(), &file).await?;
+            // The server may run as another user; the directory above has no list of names for anybody else.
+            open(&file, 0o644)?;
+        }
+        if timeline > Timeline(1) {
+            let name = format!("{:08X}.history", timeline.0);
+            match reader.fetch(&name, &directory.join(&name)).await {
+                Ok(()) => open(&directory.join(&name), 0o644)?,
+                // A backup can be restored without it; PostgreSQL then knows its own timeline only.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        open(&directory, 0o711)
+    }
+
+    /// Whether PostgreSQL can read the configuration as it was restored, and would start here and nowhere else.
+    async fn configuration(&self, hba: &mut PathBuf) -> Result<Verdict> {
+        let target = &self.plan.target;
+        for name in ["data_directory", "hba_file"] {
+            let (good, said) = configured(&self.binaries, target, name).await?;
+            if !good {
+                return Ok(Verdict::Bad(format!("PostgreSQL refuses the restored configuration: {}", brief(&said))));
+            }
+            let path = PathBuf::from(said.lines().next().unwrap_or_default());
+            match name {
+                "data_directory" if std::fs::canonicalize(&path).ok() != std::fs::canonicalize(target).ok() => {
+                    return Ok(Verdict::Bad(format!(
+                        "starting {} would start the server of {}",
+                        target.display(),
+                        path.display()
+                    )));
+                }
+                "hba_file" => *hba = path,
+                _ => {}
+            }
+        }
+        if !hba.is_file() {
+            return Ok(Verdict::Bad(format!("the server would not start: there is no {}", hba.display())));
+        }
+        Ok(Verdict::Good("PostgreSQL reads the restored configuration".to_owned()))
+    }
+
+    fn server_spec(&self, hba: PathBuf) -> ServerSpec {
+        let options = self.input.options;
+        ServerSpec {
+            binaries: self.binaries.clone(),
+            pgdata: self.plan.target.clone(),
+            work: self.home.clone(),
+            major: self.plan.major,
+            hba,
+            settings: options.settings.clone(),
+            users: options.user.clone().map_or_else(|| vec!["postgres".to_owned()], |user| vec![user]),
+            spare_user: format!("barman_snap_{}", self.input.token),
+        }
+    }
+
+    /// The checks of the open server, its shutdown, and those of the closed one.
+    async fn examine(&mut self, server: &mut PrivateServer) -> Result<()> {
+        let at = self.begin("identity")?;
+        let identity = self.identity(server).await;
+        self.end("identity", at, identity)?;
+
+        let at = self.begin("amcheck")?;
+        let amcheck = self.amcheck(server).await;
+        self.end("amcheck", at, amcheck)?;
+
+        for check in &self.input.options.sql {
+            let at = self.begin("sql")?;
+            let verdict = self.sql(server, check).await;
+            self.end("sql", at, verdict)?;
+        }
+        let checksums = server.query_anywhere("SHOW data_checksums").await;
+
+        let at = self.begin("shutdown")?;
+        let stopped = server.stop(Duration::from_secs(300), self.tools.clock).await;
+        let stopped = stopped.map(|()| Verdict::Good("the server shut down cleanly".to_owned()));
+        let clean = self.end("shutdown", at, stopped)?;
+
+        let at = self.begin("checksums")?;
+        let on = checksums.is_ok_and(|rows| rows.first().and_then(|row| row.first()?.as_deref()) == Some("on"));
+        let verdict = match (self.input.options.checksums, on, clean) {
+            (false, ..) => Ok(Verdict::NotMade("switched off".to_owned())),
+            (_, false, _) => Ok(Verdict::NotMade("the cluster has no data checksums".to_owned())),
+            (_, _, false) => Ok(Verdict::NotMade("the server did not shut down cleanly".to_owned())),
+            _ => self.checksums().await,
+        };
+        self.end("checksums", at, verdict)?;
+        Ok(())
+    }
+
+    async fn identity(&mut self, server: &PrivateServer) -> Result<Verdict> {
+        let rows = server.query_anywhere(IDENTITY).await?;
+        let row = rows.first().ok_or_else(|| Error::internal("the server did not say who it is"))?;
+        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let number = |at: usize| text(at).parse::<u64>().unwrap_or_default();
+        let reached = Reached {
+            system_id: text(0),
+            lsn: text(1).parse()?,
+            timeline: Timeline(u32::try_from(number(2)).unwrap_or_default()),
+            last_transaction: row.get(3).cloned().flatten(),
+            databases: number(4),
+            bytes: number(5),
+        };
+        let wanted = self.input.info.systemid.clone().unwrap_or_else(|| reached.system_id.clone());
+        let (lsn, end) = (reached.lsn, self.input.info.end_xlog.unwrap_or(reached.lsn));
+        let verdict = if wanted != reached.system_id {
+            Verdict::Bad(format!("system identifier {}, the backup has {wanted}", reached.system_id))
+        } else if lsn < end && !self.input.record.from_standby {
+            // A backup of a standby ends where its pg_control says, which may be before what pg_backup_stop returned.
+            Verdict::Bad(format!("recovery ended at {lsn}, before the end of the backup at {end}"))
+        } else {
+            Verdict::Good(format!("the cluster {wanted} at {lsn}, {} databases", reached.databases))
+        };
+        self.proof.reached = Some(reached);
+        Ok(verdict)
+    }
+
+    async fn amcheck(&self, server: &PrivateServer) -> Result<Verdict> {
+        if !self.input.options.amcheck {
+            return Ok(Verdict::NotMade("switched off".to_owned()));
+        }
+        if self.binaries.program("pg_amcheck").is_none() {
+            return Ok(Verdict::NotMade(format!("no pg_amcheck in {}", self.binaries.directory.display())));
+        }
+        let available = "SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'";
+        if server.query_anywhere(available).await?.is_empty() {
+            return Ok(Verdict::NotMade("the extension amcheck is not installed on this host".to_owned()));
+        }
+        let mut arguments = ["--all", "--install-missing", "--jobs=2", "--maintenance-db"].map(str::to_owned).to_vec();
+        arguments.push(server.database().to_owned());
+        let unfinished = self.open_all_databases(server).await?;
+        let pattern = |name: &String| format!("--exclude-database=\"{}\"", name.replace('"', "\"\""));
+        arguments.extend(unfinished.iter().map(pattern));
+        let (good, output) = server.client("pg_amcheck", &arguments).await?;
+        Ok(match (good, unfinished.as_slice()) {
+            (false, _) => Verdict::Bad(brief(&output)),
+            (true, []) => Verdict::Good("no corruption found in tables and indexes".to_owned()),
+            (true, some) => Verdict::Good(format!(
+                "no corruption found in tables and indexes; not looked at, because dropping it was interrupted: {}",
+                some.join(", ")
+            )),
+        })
+    }
+
+    /// Lets connections into all databases of the throw-away server but `template0`, so that nothing is left out, and keeps
+    /// their event triggers from running when the extension is made. Returns those whose `DROP DATABASE` was interrupted, which
+    /// nobody can connect to.
+    async fn open_all_databases(&self, server: &PrivateServer) -> Result<Vec<String>> {
+        let names = |rows: Vec<Vec<Option<String>>>| -> Vec<String> {
+            rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()
+        };
+        let closed = "SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', datname) FROM pg_database \
+                      WHERE NOT datallowconn AND datname <> 'template0' AND datconnlimit <> -2";
+        for statement in names(server.query_anywhere(closed).await?) {
+            server.query_anywhere(&statement).await?;
+        }
+        // PostgreSQL 17 and later have all of them off by a setting.
+        if self.plan.major < 17 {
+            let open = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2";
+            for database in names(server.query_anywhere(open).await?) {
+                self.tools.go_on()?;
+                let always = "SELECT format('ALTER EVENT TRIGGER %I DISABLE', evtname) FROM pg_event_trigger \
+                              WHERE evtenabled = 'A'";
+                for statement in names(server.query_as_check(&database, always).await?) {
+                    server.query_as_check(&database, &statement).await?;
+                }
+            }
+        }
+        Ok(names(server.query_anywhere("SELECT datname FROM pg_database WHERE datconnlimit = -2").await?))
+    }
+
+    async fn sql(&mut self, server: &PrivateServer, check: &SqlCheck) -> Result<Verdict> {
+        let mut rows = server.query(&check.database, &check.sql).await?;
+        let row_count = rows.len() as u64;
+        let first = rows.first().and_then(|row| row.first().cloned().flatten());
+        rows.truncate(ROWS_KEPT);
+        self.proof.sql.push(SqlResult { check: check.clone(), row_count, rows });
+        Ok(match &check.expect {
+            Some(expected) if first.as_ref() != Some(expected) => {
+                let found = first.unwrap_or_else(|| "nothing".to_owned());
+                Verdict::Bad(format!("{} returned {found}, expected {expected}", check.sql))
+            }
+            _ => Verdict::Good(format!("{} returned {row_count} rows", check.sql)),
+        })
+    }
+
+    async fn checksums(&self) -> Result<Verdict> {
+        if self.binaries.program("pg_checksums").is_none() {
+            return Ok(Verdict::NotMade(format!("no pg_checksums in {}", self.binaries.directory.display())));
+        }
+        let target = self.plan.target.clone();
+        let strays = blocking(move || strays::remove(&target)).await?;
+        let (good, output) = check_checksums(&self.binaries, &self.plan.target).await?;
+        let blocks = output.lines().find_map(|line| line.strip_prefix("Blocks scanned:")).map_or("", str::trim);
+        let others = match strays {
+            0 => String::new(),
+            count => format!("; {count} files that are no relations were not looked at"),
+        };
+        Ok(match good {
+            true => Verdict::Good(format!("{blocks} blocks, none bad{others}")),
+            false => Verdict::Bad(brief(&output)),
+        })
+    }
+
+    /// Begins a check, unless the user has cancelled; returns the time.
+    fn begin(&self, name: &str) -> Result<Duration> {
+        self.tools.go_on()?;
+        (self.tools.progress)(RestoreEvent::Checking { name: name.to_owned() });
+        Ok(self.tools.clock.monotonic())
+    }
+
+    /// Records a check; true unless it failed. A cancellation is no result.
+    fn end(&mut self, name: &str, began: Duration, verdict: Result<Verdict>) -> Result<bool> {
+        let (outcome, detail) = match verdict {
+            Ok(Verdict::Good(detail)) => (Outcome::Passed, detail),
+            Ok(Verdict::Bad(detail)) => (Outcome::Failed, detail),
+            Ok(Verdict::NotMade(reason)) => (Outcome::Skipped, reason),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::InvalidInput | ErrorKind::Internal) =>
+            {
+                return Err(error);
+            }
+            Err(error) => (Outcome::Failed, error.chain()),
+        };
+        let duration_ms = millis(self.tools.clock.monotonic().saturating_sub(began));
+        self.proof.checks.push(Check { name: name.to_owned(), outcome, detail, duration_ms });
+        Ok(outcome != Outcome::Failed)
+    }
+}
+
+/// Who the restored server is and how far it came. Names are those of `pg_catalog`, which is our `search_path`. The control file is used for the timeline because it is the one that the
+/// server has opened, after the end of recovery.
+const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
+     coalesce(pg_last_wal_replay_lsn(), pg_current_wal_lsn()), \
+     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int, \
+     pg_last_xact_replay_timestamp(), (SELECT count(*) FROM pg_database WHERE datallowconn), \
+     (SELECT sum(pg_database_size(oid)) FROM pg_database)";
+
+/// The first lines of what a program said.
+fn brief(output: &str) -> String {
+    output.lines().take(5).collect::<Vec<_>>().join("; ")
+}
