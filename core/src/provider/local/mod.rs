@@ -11,6 +11,7 @@
 //!
 //! It needs no privilege beyond those of the owner of the data, wherever the kernel allows that.
 
+mod below;
 mod btrfs;
 mod btrfs_ioctl;
 mod check;
@@ -19,6 +20,7 @@ mod discovery;
 mod here;
 mod job;
 mod method;
+mod permits;
 mod place;
 mod remove;
 mod restore;
@@ -26,6 +28,7 @@ mod sidecar;
 mod slot;
 mod space;
 mod tree;
+mod tree_entry;
 mod zfs;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +39,7 @@ use async_trait::async_trait;
 
 use self::copy::Counters;
 pub use self::method::Method;
+use self::permits::Permits;
 pub use self::place::SNAPSHOT_DIRECTORY;
 use self::slot::Slots;
 use self::zfs::Zfs;
@@ -55,7 +59,7 @@ pub struct LocalOptions {
     /// Where snapshots lie: a directory that exists; [`SNAPSHOT_DIRECTORY`] is made in it unless it is one. `None` finds a
     /// place on the file system of each volume. Not used by ZFS.
     pub snapshot_directory: Option<PathBuf>,
-    /// Threads that walk and copy a tree.
+    /// Threads that copy at once, over all volumes together; fewer where this process may have few files open.
     pub jobs: usize,
     /// The `zfs` command.
     pub zfs_command: PathBuf,
@@ -77,14 +81,15 @@ impl Default for LocalOptions {
 #[derive(Clone, Debug)]
 pub struct LocalProvider {
     options: Arc<LocalOptions>,
+    permits: Permits,
     slots: Slots,
 }
 
 impl LocalProvider {
     /// A provider with these options.
     pub fn new(options: LocalOptions) -> Self {
-        let options = Arc::new(options);
-        Self { slots: Slots::new(Arc::clone(&options)), options }
+        let permits = Permits::for_this_process(options.jobs);
+        Self { slots: Slots::new(permits.clone()), permits, options: Arc::new(options) }
     }
 
     fn zfs(&self) -> Zfs {
@@ -147,7 +152,7 @@ impl LocalProvider {
                 root_mode,
                 options: tree::CloneOptions {
                     share: true,
-                    jobs: self.options.jobs,
+                    permits: self.permits.clone(),
                     exclude_content: request.exclude_content.clone(),
                 },
                 counters,

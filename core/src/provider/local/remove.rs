@@ -3,17 +3,16 @@
 //! Symbolic links are removed, never followed; another file system inside is an error and stays untouched. Whether a
 //! tree is ours is decided by the callers.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
+use super::below::{DIRECTORY, open_below};
 use crate::error::{Error, Result};
-
-const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Removes `target` and all below it. Gone already is success.
 pub(super) fn remove_tree(target: &Path) -> Result<()> {
@@ -40,62 +39,127 @@ pub(super) fn remove_tree(target: &Path) -> Result<()> {
 /// Removes all that is in `target`, and leaves the directory itself.
 pub(super) fn empty_tree(target: &Path) -> Result<()> {
     let fail = |source: Errno| Error::io("empty", target, source.into());
-    let tree = rustix::fs::open(target, OPEN_DIRECTORY, Mode::empty()).map_err(fail)?;
+    let tree = rustix::fs::open(target, DIRECTORY, Mode::empty()).map_err(fail)?;
     empty(tree).map_err(|source| Error::io("empty", target, source))
 }
 
 fn open_directory<N: rustix::path::Arg + Copy>(parent: BorrowedFd<'_>, name: N) -> rustix::io::Result<OwnedFd> {
-    match rustix::fs::openat(parent, name, OPEN_DIRECTORY, Mode::empty()) {
+    match rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) {
         // A directory without permissions for its owner: ours all the same.
         Err(Errno::ACCESS) => {
             rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(parent, name, OPEN_DIRECTORY, Mode::empty())
+            rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())
         }
         other => other,
     }
 }
 
-/// Empties a directory without recursion on the stack of this thread: trees can be deep.
+/// Directories on the way down that stay open. The others are opened again by their names.
+const OPEN: usize = 8;
+/// Directories of one directory that wait by name; what else is in it is read again when these are gone.
+const BATCH: usize = 256;
+
+/// A directory on the way down.
+struct Level {
+    /// Its name in the one above.
+    name: CString,
+    /// Open, if it is one of the deepest [`OPEN`].
+    open: Option<OwnedFd>,
+    /// Directories in it that are to be emptied and removed.
+    todo: Vec<CString>,
+    /// Whether there may be more in it than in `todo`.
+    more: bool,
+}
+
+/// Empties a directory without recursion on the stack of this thread, and with few open files: trees can be deep and wide.
 fn empty(tree: OwnedFd) -> std::io::Result<()> {
     let device = rustix::fs::fstat(&tree)?.st_dev;
-    let mut open = vec![(Dir::new(tree)?, None::<std::ffi::CString>)];
-    while let Some((directory, _)) = open.last_mut() {
-        match directory.next() {
-            Some(entry) => {
-                let entry = entry?;
-                let name = entry.file_name();
-                if name == c"." || name == c".." {
-                    continue;
-                }
-                if let Some(child) = remove_entry(directory.fd()?, name, entry.file_type(), device)? {
-                    open.push((Dir::new(child)?, Some(name.to_owned())));
+    let root = rustix::fs::openat(&tree, c".", DIRECTORY, Mode::empty())?;
+    let mut way = vec![Level { name: c".".to_owned(), open: Some(tree), todo: Vec::new(), more: true }];
+    // The directory below the deepest one of the way that has nothing left in it.
+    let mut emptied: Option<CString> = None;
+    while !way.is_empty() {
+        match reopen(&root, &mut way) {
+            Ok(()) => {}
+            // Somebody else removes the same tree; that is what we want, too.
+            Err(Errno::NOENT) => {
+                emptied = way.pop().map(|level| level.name);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let Some(level) = way.last_mut() else { break };
+        let directory = level.open.as_ref().ok_or_else(|| std::io::Error::other("a directory was not opened again"))?;
+        if let Some(name) = emptied.take() {
+            remove_empty(directory.as_fd(), &name)?;
+        }
+        if level.todo.is_empty() && level.more {
+            level.more = remove_entries(directory.as_fd(), &mut level.todo)?;
+        }
+        if let Some(name) = level.todo.pop() {
+            if let Some(child) = enter(directory.as_fd(), &name, device)? {
+                way.push(Level { name, open: Some(child), todo: Vec::new(), more: true });
+                if let Some(above) = way.len().checked_sub(OPEN + 1) {
+                    way[above].open = None;
                 }
             }
-            None => {
-                let name = open.pop().and_then(|(_, name)| name);
-                if let (Some(name), Some((parent, _))) = (name, open.last_mut()) {
-                    match rustix::fs::unlinkat(parent.fd()?, &*name, AtFlags::REMOVEDIR) {
-                        Ok(()) | Err(Errno::NOENT) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-            }
+        } else if !level.more {
+            emptied = way.pop().map(|level| level.name);
         }
     }
     Ok(())
 }
 
-/// Removes one entry, or opens it if it is a directory that has to be emptied first.
-fn remove_entry(parent: BorrowedFd<'_>, name: &CStr, kind: FileType, device: u64) -> std::io::Result<Option<OwnedFd>> {
-    make_writable(parent)?;
-    if kind != FileType::Directory {
-        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(None),
-            // Some file systems do not tell the kind of an entry.
-            Err(Errno::ISDIR) => {}
-            Err(error) => return Err(error.into()),
+/// Opens the deepest directory of the way again, and some above it, if it was closed.
+fn reopen(root: &OwnedFd, way: &mut [Level]) -> rustix::io::Result<()> {
+    let Some(last) = way.len().checked_sub(1).filter(|last| way[*last].open.is_none()) else { return Ok(()) };
+    let first = (last + 1).saturating_sub(OPEN);
+    // The first name is that of the root itself.
+    let mut open = open_below(root.as_fd(), way[1..].iter().take(first).map(|level| level.name.as_c_str()))?;
+    for at in first..=last {
+        if at > first {
+            let next = rustix::fs::openat(&open, way[at].name.as_c_str(), DIRECTORY, Mode::empty())?;
+            way[at - 1].open = Some(std::mem::replace(&mut open, next));
         }
     }
+    way[last].open = Some(open);
+    Ok(())
+}
+
+/// Removes what is no directory, and collects the names of some directories. True if not all of the directory was read.
+fn remove_entries(directory: BorrowedFd<'_>, todo: &mut Vec<CString>) -> std::io::Result<bool> {
+    make_writable(directory)?;
+    for entry in Dir::new(rustix::fs::openat(directory, c".", DIRECTORY, Mode::empty())?)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        if todo.len() == BATCH {
+            return Ok(true);
+        }
+        if is_directory_left(directory, name, entry.file_type())? {
+            todo.push(name.to_owned());
+        }
+    }
+    Ok(false)
+}
+
+/// Removes one entry; true if it is a directory, which has to be emptied first.
+fn is_directory_left(parent: BorrowedFd<'_>, name: &CStr, kind: FileType) -> std::io::Result<bool> {
+    if kind == FileType::Directory {
+        return Ok(true);
+    }
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(false),
+        // Some file systems do not tell the kind of an entry.
+        Err(Errno::ISDIR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a directory to empty it; `None` if it is gone.
+fn enter(parent: BorrowedFd<'_>, name: &CStr, device: u64) -> std::io::Result<Option<OwnedFd>> {
     let child = match open_directory(parent, name) {
         Ok(child) => child,
         // Somebody else removes the same tree; that is what we want, too.
@@ -113,6 +177,13 @@ fn remove_entry(parent: BorrowedFd<'_>, name: &CStr, kind: FileType, device: u64
         };
     }
     Ok(Some(child))
+}
+
+fn remove_empty(parent: BorrowedFd<'_>, name: &CStr) -> std::io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Gives the owner back the right to remove entries, where the tree was made read-only.

@@ -1,13 +1,13 @@
 //! Snapshots that lie in a directory of ours with a record beside them: btrfs snapshots, shared trees, copies.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::job::{self, Jobs};
 use super::method::Method;
+use super::permits::Permits;
 use super::sidecar::{self, Flush, Record, RecordState, Slot};
 use super::tree::CloneOptions;
-use super::{LocalOptions, btrfs, discovery, exists_already, not_ours, place, remove};
+use super::{btrfs, discovery, exists_already, not_ours, place, remove};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::Token;
 use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
@@ -18,13 +18,13 @@ use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volu
 /// nobody to say that it is complete, and PostgreSQL need not stay in backup mode while that is written down.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
-    options: Arc<LocalOptions>,
+    permits: Permits,
     jobs: Jobs,
 }
 
 impl Slots {
-    pub(super) fn new(options: Arc<LocalOptions>) -> Self {
-        Self { options, jobs: Jobs::default() }
+    pub(super) fn new(permits: Permits) -> Self {
+        Self { permits, jobs: Jobs::default() }
     }
 
     /// Writes the record, then makes the snapshot (btrfs) or starts to (trees).
@@ -51,7 +51,7 @@ impl Slots {
             }
             Method::Reflink | Method::Copy => {
                 let share = method == Method::Reflink;
-                let options = CloneOptions { share, jobs: self.options.jobs, exclude_content: Vec::new() };
+                let options = CloneOptions { share, permits: self.permits.clone(), exclude_content: Vec::new() };
                 self.jobs.start(slot.clone(), record, lock, options)
             }
             Method::Auto | Method::Zfs => {

@@ -8,38 +8,39 @@
 //! start at the latest, so it must not be newer than the WAL that the rest of the tree needs. The tree is on disk
 //! (`syncfs`) when [`clone_tree`] returns.
 //!
-//! Everything is opened relative to directories that are open already and without following links, so that nobody who
-//! may write to the tree can make a privileged copier read or write elsewhere.
+//! Everything is opened relative to the two roots, name by name and without following links, so that nobody who may write to
+//! the tree can make a privileged copier read or write elsewhere. What waits to be done is kept by name: open files are a
+//! few for each thread, and memory is a name for each directory that waits, however many files there are.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{Dir, FileType, Mode, Stat};
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
 
-use super::copy::{self, Counters};
+use super::below::{DIRECTORY, open_below};
+use super::copy::Counters;
+use super::permits::Permits;
 use super::place::{MARK_FILE, SNAPSHOT_DIRECTORY};
-use crate::error::{Error, ErrorKind, Result};
+use super::tree_entry::{self, Copier};
+use crate::error::{Error, Result};
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-const WRITE: OFlags =
-    OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Files that one thread takes at once: enough to keep the lock cold, few enough to spread one big directory.
 const BATCH: usize = 32;
+/// Batches that may wait for each thread. Who reads a directory and finds no room copies the files itself.
+const WAITING: usize = 4;
 
 /// What to copy, and how.
 #[derive(Clone, Debug)]
 pub(super) struct CloneOptions {
     /// Share blocks where the file system can.
     pub(super) share: bool,
-    /// Threads.
-    pub(super) jobs: usize,
+    /// As many threads as there are permits; nothing is done without one.
+    pub(super) permits: Permits,
     /// Paths relative to the source that are not wanted; of a directory the content.
     pub(super) exclude_content: Vec<PathBuf>,
 }
@@ -48,7 +49,7 @@ pub(super) struct CloneOptions {
 /// all is on disk.
 ///
 /// # Errors
-/// The first one of any thread; [`ErrorKind::Cancelled`] if [`Counters::cancelled`] was set. What was made stays.
+/// The first one of any thread; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) if [`Counters::cancelled`] was set. What was made stays.
 pub(super) fn clone_tree(source: &Path, target: &Path, options: &CloneOptions, counters: &Counters) -> Result<()> {
     copy_tree(source, target, options, counters)?;
     flush(target)
@@ -68,45 +69,103 @@ pub(super) fn copy_tree(source: &Path, target: &Path, options: &CloneOptions, co
     };
     let (from, to) = (open(source)?, open(target)?);
     let device = rustix::fs::fstat(&from).map_err(|error| Error::io("read", source, error.into()))?.st_dev;
-    let root = Job::Directory { from: Arc::new(from), to: Arc::new(to), path: PathBuf::new() };
     let work = Work {
         options,
         counters,
-        device,
+        copier: Copier { share: options.share, device, counters, keep_owner: rustix::process::geteuid().is_root() },
         root: source,
-        keep_owner: rustix::process::geteuid().is_root(),
-        queue: Mutex::new(Queue { jobs: vec![root], ..Queue::default() }),
+        from,
+        to,
+        queue: Mutex::new(Queue { directories: vec![Arc::new(Node::root())], ..Queue::default() }),
         changed: Condvar::new(),
     };
     std::thread::scope(|scope| {
-        for _ in 0..options.jobs.max(1) {
-            scope.spawn(|| work.run());
+        for _ in 1..options.permits.number() {
+            // Where no more threads can be had, fewer do it, and this one in any case.
+            if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, || work.run()) {
+                tracing::debug!(%error, "no thread to help with a copy");
+                break;
+            }
         }
+        work.run();
     });
     let mut queue = work.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
     queue.error.take().map_or(Ok(()), Err)
 }
 
+/// A directory on its way through the copy: a name and where it is, nothing that is open.
+struct Node {
+    /// `None`: the root.
+    above: Option<(Arc<Node>, CString)>,
+    /// What it was when its copy was made; its copy gets these attributes when nothing is left to do in it.
+    made: OnceLock<Stat>,
+    /// What is left to do: to read it, batches of files, directories in it.
+    left: AtomicUsize,
+}
+
+impl Node {
+    fn root() -> Self {
+        Self { above: None, made: OnceLock::new(), left: AtomicUsize::new(1) }
+    }
+
+    /// A directory in `parent`, which is not done before this one is.
+    fn child(parent: &Arc<Self>, name: &CStr) -> Self {
+        parent.left.fetch_add(1, Ordering::Relaxed);
+        let above = Some((Arc::clone(parent), name.to_owned()));
+        Self { above, made: OnceLock::new(), left: AtomicUsize::new(1) }
+    }
+
+    fn names(&self) -> Vec<&CStr> {
+        let mut names = Vec::new();
+        let mut at = self;
+        while let Some((parent, name)) = &at.above {
+            names.push(name.as_c_str());
+            at = parent;
+        }
+        names.reverse();
+        names
+    }
+
+    fn path(&self) -> PathBuf {
+        self.names().iter().map(|name| OsStr::from_bytes(name.to_bytes())).collect()
+    }
+
+    fn open(&self, root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+        open_below(root.as_fd(), self.names())
+    }
+}
+
+impl Drop for Node {
+    /// One after the other: by itself it would be one within the other, and trees can be deep.
+    fn drop(&mut self) {
+        let mut above = self.above.take();
+        while let Some((parent, _)) = above {
+            above = Arc::into_inner(parent).and_then(|mut parent| parent.above.take());
+        }
+    }
+}
+
+/// Files and links of a directory.
+struct Batch {
+    node: Arc<Node>,
+    names: Vec<CString>,
+}
+
 /// A piece of work for one thread.
 enum Job {
-    /// Read an open directory, whose copy is open too.
-    Directory { from: Arc<OwnedFd>, to: Arc<OwnedFd>, path: PathBuf },
-    /// Open a directory below, make its copy, and go on with it.
-    Enter { from: Arc<OwnedFd>, to: Arc<OwnedFd>, path: PathBuf, name: CString },
-    /// Copy some files and links of a directory.
-    Files { from: Arc<OwnedFd>, to: Arc<OwnedFd>, path: PathBuf, names: Vec<CString> },
-    /// Give a directory its attributes, when all in it is done.
-    Finish { from: Arc<OwnedFd>, to: Arc<OwnedFd>, path: PathBuf },
+    /// Make the copy of a directory, and read it.
+    Directory(Arc<Node>),
+    Files(Batch),
 }
 
 #[derive(Default)]
 struct Queue {
-    /// What everybody may do now; last in, first out, so that few directories are open at a time.
-    jobs: Vec<Job>,
-    /// `global/pg_control` and the like: after all jobs.
-    last: Vec<Job>,
-    /// Attributes of directories: after everything, deepest first.
-    finish: Vec<Job>,
+    /// Directories to be read; last in, first out, so that few wait at a time.
+    directories: Vec<Arc<Node>>,
+    /// At most [`WAITING`] for each thread.
+    files: Vec<Batch>,
+    /// `global/pg_control` and the like: after all else.
+    last: Vec<Batch>,
     busy: usize,
     error: Option<Error>,
 }
@@ -114,9 +173,10 @@ struct Queue {
 struct Work<'a> {
     options: &'a CloneOptions,
     counters: &'a Counters,
-    device: u64,
+    copier: Copier<'a>,
     root: &'a Path,
-    keep_owner: bool,
+    from: OwnedFd,
+    to: OwnedFd,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -128,13 +188,15 @@ impl Work<'_> {
 
     fn run(&self) {
         while let Some(job) = self.next_job() {
-            let result = self.carry_out(job);
-            let mut queue = self.lock();
-            queue.busy -= 1;
+            let ended = Ended(self);
+            // Without a permit the copy is cancelled, and `next_job` says so.
+            let permit = self.options.permits.take(|| self.counters.is_cancelled());
+            let result = if permit.is_some() { self.carry_out(job) } else { Ok(()) };
+            drop(permit);
             if let Err(error) = result {
-                queue.error.get_or_insert(error);
+                self.lock().error.get_or_insert(error);
             }
-            self.changed.notify_all();
+            drop(ended);
         }
     }
 
@@ -143,12 +205,13 @@ impl Work<'_> {
         let mut queue = self.lock();
         loop {
             if queue.error.is_none() && self.counters.is_cancelled() {
-                queue.error = Some(Error::new(ErrorKind::Cancelled, "the copy was cancelled"));
+                queue.error = Some(tree_entry::cancelled());
             }
             if queue.error.is_some() {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop() {
+            let files = queue.files.pop().map(Job::Files);
+            if let Some(job) = files.or_else(|| queue.directories.pop().map(Job::Directory)) {
                 queue.busy += 1;
                 return Some(job);
             }
@@ -156,29 +219,19 @@ impl Work<'_> {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            if !queue.last.is_empty() {
-                queue.jobs = std::mem::take(&mut queue.last);
-                continue;
-            }
-            // Parents were entered before their children, so the end of the list is deepest; one at a time keeps it so.
-            let job = queue.finish.pop()?;
             queue.busy += 1;
-            return Some(job);
+            let Some(batch) = queue.last.pop() else {
+                queue.busy -= 1;
+                return None;
+            };
+            return Some(Job::Files(batch));
         }
     }
 
     fn carry_out(&self, job: Job) -> Result<()> {
         match job {
-            Job::Directory { from, to, path } => self.read_directory(from, to, path),
-            Job::Enter { from, to, path, name } => self.enter(&from, &to, &path, &name),
-            Job::Files { from, to, path, names } => {
-                names.iter().try_for_each(|name| self.entry(&from, &to, &path, name))
-            }
-            Job::Finish { from, to, path } => {
-                let stat = rustix::fs::fstat(&from).map_err(|error| self.fail("read", &path, error))?;
-                self.attributes(&to, &stat)
-                    .map_err(|error| self.fail("set the attributes of the copy of", &path, error))
-            }
+            Job::Directory(node) => self.directory(&node).and_then(|()| self.one_done(node)),
+            Job::Files(batch) => self.files(&batch).and_then(|()| self.one_done(batch.node)),
         }
     }
 
@@ -190,154 +243,163 @@ impl Work<'_> {
         Error::io(action, self.root.join(path), error.into())
     }
 
-    fn read_directory(&self, from: Arc<OwnedFd>, to: Arc<OwnedFd>, path: PathBuf) -> Result<()> {
-        let fail = |error| self.fail("read", &path, error);
-        let (mut directories, mut files, mut last) = (Vec::new(), Vec::new(), Vec::new());
-        if !self.is_excluded(&path) {
-            for entry in Dir::read_from(&from).map_err(fail)? {
-                let entry = entry.map_err(fail)?;
+    fn open_copy(&self, node: &Node) -> Result<OwnedFd> {
+        node.open(&self.to).map_err(|error| self.fail("open the copy of", &node.path(), error))
+    }
+
+    /// Makes the copy of a directory and hands out what is in it.
+    fn directory(&self, node: &Arc<Node>) -> Result<()> {
+        let path = node.path();
+        let from = match (node.open(&self.from), &node.above) {
+            (Ok(from), _) => from,
+            // Vanished: the server removed it, and the WAL says so.
+            (Err(Errno::NOENT), _) => return Ok(()),
+            // It was replaced by something else meanwhile.
+            (Err(Errno::NOTDIR | Errno::LOOP), Some((parent, name))) => {
+                let batch = Batch { node: Arc::clone(parent), names: vec![name.clone()] };
+                return self.files(&batch);
+            }
+            (Err(error), _) => return Err(self.fail("open", &path, error)),
+        };
+        let stat = rustix::fs::fstat(&from).map_err(|error| self.fail("read", &path, error))?;
+        if let Some((parent, name)) = &node.above {
+            let to = self.open_copy(parent)?;
+            rustix::fs::mkdirat(to, name, Mode::RWXU).map_err(|error| self.fail("make the copy of", &path, error))?;
+        }
+        let is_foreign = stat.st_dev != self.copier.device;
+        let _ = node.made.set(stat);
+        if is_foreign || self.is_excluded(&path) {
+            return Ok(());
+        }
+        self.read(node, from, &path)
+    }
+
+    /// Hands out the entries of a directory, or copies them where enough is handed out already.
+    fn read(&self, node: &Arc<Node>, from: OwnedFd, path: &Path) -> Result<()> {
+        let fail = |error| self.fail("read", path, error);
+        let is_global = path.ends_with("global");
+        let mut entries = Dir::new(from).map_err(fail)?;
+        let mut names = Vec::with_capacity(BATCH);
+        loop {
+            let entry = entries.next().transpose().map_err(fail)?;
+            if let Some(entry) = &entry {
                 let name = entry.file_name();
                 let ours = [SNAPSHOT_DIRECTORY, MARK_FILE].iter().any(|own| name.to_bytes() == own.as_bytes());
                 if name == c"." || name == c".." || ours {
                     continue;
                 }
                 if entry.file_type() == FileType::Directory {
-                    directories.push(name.to_owned());
-                } else if name == c"pg_control" && path.ends_with("global") {
-                    last.push(name.to_owned());
+                    self.hand_out_directory(node, name);
+                } else if name == c"pg_control" && is_global {
+                    self.lock().last.push(self.batch(node, vec![name.to_owned()]));
                 } else {
                     // Perhaps a directory: not every file system tells.
-                    files.push(name.to_owned());
+                    names.push(name.to_owned());
                 }
             }
+            if names.len() == BATCH || (entry.is_none() && !names.is_empty()) {
+                let batch = self.batch(node, std::mem::replace(&mut names, Vec::with_capacity(BATCH)));
+                if let Some(batch) = self.hand_out_files(batch) {
+                    self.files_of(entries.fd().map_err(fail)?, &batch)?;
+                    // The directory itself is not done before it is read.
+                    batch.node.left.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+            if entry.is_none() {
+                return Ok(());
+            }
         }
-        let job = |names: &[CString]| Job::Files {
-            from: Arc::clone(&from),
-            to: Arc::clone(&to),
-            path: path.clone(),
-            names: names.to_vec(),
-        };
-        let mut queue = self.lock();
-        for name in directories {
-            queue.jobs.push(Job::Enter { from: Arc::clone(&from), to: Arc::clone(&to), path: path.clone(), name });
-        }
-        queue.jobs.extend(files.chunks(BATCH).map(job));
-        queue.last.extend(last.chunks(BATCH).map(job));
-        queue.finish.push(Job::Finish { from, to, path });
-        Ok(())
     }
 
-    /// Opens the directory `name` of `from` and makes its copy in `to`.
-    fn enter(&self, from: &OwnedFd, to: &OwnedFd, directory: &Path, name: &CStr) -> Result<()> {
-        let path = directory.join(OsStr::from_bytes(name.to_bytes()));
-        let fail = |action: &'static str| {
-            let path = &path;
-            move |error: Errno| self.fail(action, path, error)
-        };
-        let child = match rustix::fs::openat(from, name, DIRECTORY, Mode::empty()) {
-            Ok(child) => child,
-            Err(Errno::NOENT) => return Ok(()),
-            // It was replaced by something else meanwhile.
-            Err(Errno::NOTDIR | Errno::LOOP) => return self.entry(from, to, directory, name),
-            Err(error) => return Err(self.fail("open", &path, error)),
-        };
-        rustix::fs::mkdirat(to, name, Mode::RWXU).map_err(fail("make the copy of"))?;
-        let copy = rustix::fs::openat(to, name, DIRECTORY, Mode::empty()).map_err(fail("open the copy of"))?;
-        let stat = rustix::fs::fstat(&child).map_err(fail("read"))?;
-        if stat.st_dev != self.device {
-            return self.attributes(&copy, &stat).map_err(fail("set the attributes of the copy of"));
-        }
-        self.lock().jobs.push(Job::Directory { from: Arc::new(child), to: Arc::new(copy), path });
+    /// A batch, which the directory has to wait for from now on.
+    fn batch(&self, node: &Arc<Node>, names: Vec<CString>) -> Batch {
+        node.left.fetch_add(1, Ordering::Relaxed);
+        Batch { node: Arc::clone(node), names }
+    }
+
+    fn hand_out_directory(&self, parent: &Arc<Node>, name: &CStr) {
+        let node = Arc::new(Node::child(parent, name));
+        self.lock().directories.push(node);
         self.changed.notify_one();
-        Ok(())
     }
 
-    /// Copies a file or a link.
-    fn entry(&self, from: &OwnedFd, to: &OwnedFd, directory: &Path, name: &CStr) -> Result<()> {
-        if self.counters.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "the copy was cancelled"));
+    /// Gives the batch back if enough are waiting.
+    fn hand_out_files(&self, batch: Batch) -> Option<Batch> {
+        let mut queue = self.lock();
+        if queue.files.len() >= WAITING * self.options.permits.number() {
+            return Some(batch);
         }
-        let path = directory.join(OsStr::from_bytes(name.to_bytes()));
-        let file = match rustix::fs::openat(from, name, READ, Mode::empty()) {
-            Ok(file) => file,
-            // Vanished: the server removed it, and the WAL says so. A socket: not ours to copy.
-            Err(Errno::NOENT | Errno::NXIO) => return Ok(()),
-            Err(Errno::LOOP) if self.is_excluded(&path) => return Ok(()),
-            Err(Errno::LOOP) => return self.link(from, to, &path, name),
-            Err(error) => return Err(self.fail("open", &path, error)),
-        };
-        let stat = rustix::fs::fstat(&file).map_err(|error| self.fail("read", &path, error))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile if self.is_excluded(&path) => Ok(()),
-            FileType::RegularFile if stat.st_dev == self.device => self.file(&file, to, &path, name, &stat),
-            FileType::Directory => self.enter(from, to, directory, name),
-            _ => Ok(()),
+        queue.files.push(batch);
+        self.changed.notify_one();
+        None
+    }
+
+    fn files(&self, batch: &Batch) -> Result<()> {
+        match batch.node.open(&self.from) {
+            Ok(from) => self.files_of(from.as_fd(), batch),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.fail("open", &batch.node.path(), error)),
         }
     }
 
-    fn file(&self, file: &OwnedFd, to: &OwnedFd, path: &Path, name: &CStr, stat: &Stat) -> Result<()> {
-        let fail = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::Interrupted => Error::new(ErrorKind::Cancelled, "the copy was cancelled"),
-            _ => self.fail("copy", path, error),
-        };
-        let copy = rustix::fs::openat(to, name, WRITE, Mode::RUSR | Mode::WUSR).map_err(|error| fail(error.into()))?;
-        let size = stat.st_size.unsigned_abs();
-        let shared =
-            self.options.share && copy::share(file.as_fd(), copy.as_fd()).map_err(|error| fail(error.into()))?;
-        if shared {
-            self.counters.handled.fetch_add(size, Ordering::Relaxed);
-        } else {
-            copy::copy(file.as_fd(), copy.as_fd(), size, self.counters).map_err(fail)?;
-        }
-        self.attributes(&copy, stat).map_err(|error| fail(error.into()))
-    }
-
-    fn link(&self, from: &OwnedFd, to: &OwnedFd, path: &Path, name: &CStr) -> Result<()> {
-        let target = match rustix::fs::readlinkat(from, name, Vec::new()) {
-            Ok(target) => target,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(self.fail("read the link", path, error)),
-        };
-        let fail = |error: Errno| self.fail("copy the link", path, error);
-        rustix::fs::symlinkat(&*target, to, name).map_err(fail)?;
-        if self.keep_owner {
-            let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-            let (user, group) = owner(&stat);
-            rustix::fs::chownat(to, name, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+    fn files_of(&self, from: BorrowedFd<'_>, batch: &Batch) -> Result<()> {
+        let to = self.open_copy(&batch.node)?;
+        let directory = batch.node.path();
+        for name in &batch.names {
+            let path = directory.join(OsStr::from_bytes(name.to_bytes()));
+            let excluded = self.is_excluded(&path);
+            match self.copier.entry(from, to.as_fd(), name, excluded) {
+                Ok(tree_entry::Seen::Done) => {}
+                Ok(tree_entry::Seen::Directory) => self.hand_out_directory(&batch.node, name),
+                Err(failure) => return Err(failure.named(&self.root.join(path))),
+            }
         }
         Ok(())
     }
 
-    /// Owner, mode and times, in this order: changing the owner clears bits of the mode.
-    fn attributes(&self, copy: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
-        if self.keep_owner {
-            let (user, group) = owner(stat);
-            rustix::fs::fchown(copy, user, group)?;
+    /// One thing less to do in a directory. The last one: the copy gets its attributes, and the directory above has one
+    /// thing less to do.
+    fn one_done(&self, node: Arc<Node>) -> Result<()> {
+        let mut node = node;
+        while node.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if let Some(stat) = node.made.get() {
+                let copy = self.open_copy(&node)?;
+                self.copier
+                    .attributes(copy.as_fd(), stat)
+                    .map_err(|error| self.fail("set the attributes of the copy of", &node.path(), error))?;
+            }
+            match &node.above {
+                Some((parent, _)) => node = Arc::clone(parent),
+                None => break,
+            }
         }
-        rustix::fs::fchmod(copy, Mode::from_raw_mode(stat.st_mode))?;
-        let time = |seconds: i64, nanoseconds: u64| Timespec {
-            tv_sec: seconds,
-            tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
-        };
-        let times = Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        };
-        rustix::fs::futimens(copy, &times)
+        Ok(())
     }
 }
 
-fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
+/// A job that was taken; when it is over, also by a panic, others may stop waiting for it.
+struct Ended<'a, 'w>(&'a Work<'w>);
+
+impl Drop for Ended<'_, '_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.busy -= 1;
+        if std::thread::panicking() {
+            queue.error.get_or_insert_with(|| Error::internal("a thread of the copy panicked; see the log"));
+        }
+        drop(queue);
+        self.0.changed.notify_all();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn options() -> CloneOptions {
-        CloneOptions { share: true, jobs: 3, exclude_content: Vec::new() }
+        CloneOptions { share: true, permits: Permits::new(3), exclude_content: Vec::new() }
     }
 
     fn clone(source: &Path, target: &Path, options: &CloneOptions) -> Result<()> {
