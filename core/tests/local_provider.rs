@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests: a panic is a failure, a skip says why")]
 
 mod support_fs;
+mod support_local;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,60 +19,7 @@ use barman_snap::provider::{
     VolumeSnapshot,
 };
 use support_fs::{Kind, is_root, mounted, run, text};
-
-fn provider(method: Method) -> LocalProvider {
-    LocalProvider::new(LocalOptions { method, ..LocalOptions::default() })
-}
-
-async fn holding(provider: &LocalProvider, paths: &[PathBuf]) -> Vec<Volume> {
-    let instance = provider.instance(None).await.unwrap();
-    provider.volumes(&instance, &VolumeSelection::Holding(paths.to_vec())).await.unwrap()
-}
-
-async fn request(provider: &LocalProvider, volume: &Volume) -> CreateRequest {
-    let backup_id = "20260529T101112".parse().unwrap();
-    CreateRequest {
-        token: SystemIds.token(),
-        mark: "main.0123456789abcdef".into(),
-        instance: provider.instance(None).await.unwrap(),
-        volumes: vec![VolumeSnapshot { volume: volume.clone(), name: provider.snapshot_name(volume, &backup_id) }],
-        backup_id,
-        tags: Default::default(),
-    }
-}
-
-async fn settled(provider: &LocalProvider, ticket: &Ticket) -> SnapshotState {
-    let clock = SystemClock::new();
-    for _ in 0..20_000 {
-        let state = provider.status(ticket).await.unwrap().state;
-        if !matches!(state, SnapshotState::Creating | SnapshotState::Cut) {
-            return state;
-        }
-        clock.sleep(Duration::from_millis(2)).await;
-    }
-    panic!("still creating");
-}
-
-async fn take(provider: &LocalProvider, volume: &Volume) -> Ticket {
-    let request = request(provider, volume).await;
-    provider.check_requests(std::slice::from_ref(&request)).await.unwrap();
-    let ticket = provider.create(&request).await.unwrap().remove(0);
-    assert_eq!(settled(provider, &ticket).await, SnapshotState::Ready);
-    ticket
-}
-
-/// Something that looks enough like a data directory.
-fn make_cluster(root: &Path) {
-    for directory in ["base/1", "global", "pg_wal", "pg_tblspc"] {
-        std::fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    std::fs::write(root.join("PG_VERSION"), "17\n").unwrap();
-    std::fs::write(root.join("global/pg_control"), vec![7; 8192]).unwrap();
-    for n in 0..50 {
-        std::fs::write(root.join(format!("base/1/{n}")), vec![n; 65536]).unwrap();
-    }
-    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700)).unwrap();
-}
+use support_local::{holding, make_cluster, provider, request, settled, take};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_of_a_cluster_are_found_by_themselves() {
@@ -407,9 +355,15 @@ async fn child_without_privileges() {
     assert!(!is_root());
     let directory = PathBuf::from(directory);
     let expected = std::fs::read_to_string(directory.join("method")).unwrap();
-    let provider = LocalProvider::default();
     let data = directory.join("data");
     make_cluster(&data);
+    // It may write to the data directory, where snapshots are not to lie, and has another place.
+    let provider = LocalProvider::default();
+    let volumes = holding(&provider, std::slice::from_ref(&data)).await;
+    let error = provider.check_requests(&[request(&provider, &volumes[0]).await]).await.unwrap_err();
+    assert!(error.to_string().contains("--snapshot-directory"), "{error}");
+    let snapshot_directory = Some(directory.join("mine"));
+    let provider = LocalProvider::new(LocalOptions { snapshot_directory, ..LocalOptions::default() });
     let volumes = holding(&provider, &[data]).await;
     assert_eq!(volumes[0].method, expected);
     let ticket = take(&provider, &volumes[0]).await;

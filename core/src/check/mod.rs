@@ -11,7 +11,7 @@ use crate::host::{PgPaths, cover};
 use crate::model::{Segment, SegmentSize};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
-use crate::session::begin::{NO_GROUP, check_host};
+use crate::session::begin::{NO_GROUP, check_borders, check_host};
 use crate::session::owner::Liveness;
 use crate::session::{BackupRequest, Phase, WalPolicy};
 use crate::wal::WalArchive;
@@ -128,6 +128,9 @@ impl Engine {
         let (Some(instance), Some(volumes)) = (found.instance, found.volumes) else { return };
         let covered = self.host().mounts().and_then(|mounts| cover(&paths, &volumes, &mounts).require());
         report.take("coverage", covered, |_| "every path of the cluster lies on a volume".into());
+        if let Err(error) = check_borders(provider.as_ref(), self.host(), request, &paths, &volumes).await {
+            report.error("borders", &error);
+        }
         let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
         if request.group == Some(true) && !group {
             report.bad(

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::mounts::{Mount, MountTable};
+use super::nested::Nested;
 use super::paths::{PgPath, PgPaths};
 use super::survey::survey;
 use crate::error::{Error, Result};
@@ -162,19 +163,25 @@ impl Uncovered {
 }
 
 /// Finds file systems and subvolumes that begin inside of the cluster's directories and that no snapshot of `volumes`
-/// would hold. Looks at the directories of the cluster; changes nothing.
+/// would hold. Looks at the directories of the cluster; changes nothing. What PostgreSQL does not use is only warned of.
 ///
 /// # Errors
 /// [`ErrorKind::Precondition`](crate::error::ErrorKind::Precondition) with all of them.
 pub fn check_nested(paths: &PgPaths, volumes: &[Volume], skip: &str) -> Result<()> {
-    let mut missing: Vec<PathBuf> = Vec::new();
-    for path in paths.iter() {
-        let foreign = survey(&path.real, skip)?.foreign;
-        missing.extend(uncovered_below(&foreign, volumes.iter().map(|volume| volume.root.as_path())));
+    let cluster = paths.real();
+    let mut nested = Nested::default();
+    for holder in &cluster {
+        let foreign = survey(holder, skip)?.foreign;
+        let left = uncovered_below(&foreign, volumes.iter().map(|volume| volume.root.as_path()));
+        let found = Nested::sort_out(holder, left, &cluster);
+        nested.missed.extend(found.missed);
+        nested.strange.extend(found.strange);
     }
-    missing.sort();
-    missing.dedup();
-    nested_error(&missing)
+    for found in [&mut nested.missed, &mut nested.strange] {
+        found.sort();
+        found.dedup();
+    }
+    nested.judge()
 }
 
 /// Those of `foreign` that are not themselves roots of volumes. Pure.

@@ -10,12 +10,14 @@ pub mod devices;
 pub(crate) mod links;
 pub mod mounts;
 pub(crate) mod nameless;
+pub mod nested;
 pub mod paths;
 pub mod survey;
 pub mod view;
 
 pub use coverage::{Coverage, Placed, Uncovered, check_nested, cover};
 pub use mounts::{Mount, MountTable};
+pub use nested::Nested;
 pub use paths::{PgPath, PgPaths, PgRole};
 pub use survey::{Survey, survey};
 pub use view::HostView;

@@ -13,9 +13,10 @@ use super::state::SessionState;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{HostView, PgRole, cover};
+use crate::host::{HostView, PgPaths, PgRole, check_nested, cover};
 use crate::id::BackupId;
 use crate::postgres::{BackupControl, ServerFacts};
+use crate::provider::local::SNAPSHOT_DIRECTORY;
 use crate::provider::names::quoted;
 use crate::provider::{SnapshotProvider, Volume, VolumeSelection, VolumeSnapshot};
 
@@ -73,6 +74,7 @@ pub(crate) async fn plan(
     };
     let volumes = provider.volumes(&instance, &selection).await?;
     let placed = cover(&paths, &volumes, &host.mounts()?).require()?;
+    check_borders(provider.as_ref(), host, request, &paths, &volumes).await?;
     let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
     if request.group == Some(true) && !group {
         let message = format!("provider {} cannot cut these volumes by one call", provider.name());
@@ -219,6 +221,23 @@ fn check_archiving(facts: &ServerFacts, host: HostView<'_>, wal: WalPolicy) -> R
         pg_wal.display()
     ))
     .with_hint("set archive_mode = on and archive_command = 'barman-snap wal-archive URL SERVER %p', or run as the user of the server"))
+}
+
+/// Borders inside of the cluster, where the user has named the volumes. Of those that it has found itself, a provider of this
+/// host knows what they hold, and has looked.
+pub(crate) async fn check_borders(
+    provider: &dyn SnapshotProvider,
+    host: HostView<'_>,
+    request: &BackupRequest,
+    paths: &PgPaths,
+    volumes: &[Volume],
+) -> Result<()> {
+    if request.volumes.is_empty() || !host.is_here() || !provider.capabilities().host_bound {
+        return Ok(());
+    }
+    let (paths, volumes) = (paths.clone(), volumes.to_vec());
+    let looked = tokio::task::spawn_blocking(move || check_nested(&paths, &volumes, SNAPSHOT_DIRECTORY));
+    looked.await.map_err(|error| Error::internal("a thread that looked at the cluster stopped").with_source(error))?
 }
 
 /// A provider whose snapshots lie on this host cannot take any of another one.

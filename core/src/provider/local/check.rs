@@ -1,30 +1,30 @@
 //! What can be checked before the backup starts. Looks, and changes nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::discovery::{self, inner_roots};
 use super::method::Method;
 use super::sidecar::Slot;
-use super::{LocalOptions, btrfs, is_zfs, place, space, zfs};
+use super::{LocalOptions, btrfs, inside, is_zfs, place, space, zfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::coverage::{nested_error, uncovered_below};
-use crate::host::survey;
+use crate::host::{Nested, survey};
 use crate::provider::{CreateRequest, Volume, VolumeSnapshot};
 
 /// Checks all requests of a session.
 pub(super) fn requests(options: &LocalOptions, requests: &[CreateRequest]) -> Result<()> {
     let mut wanted = Vec::new();
-    for request in requests {
-        group(request)?;
-        for snapshot in &request.volumes {
-            wanted.extend(one(options, snapshot)?);
-        }
+    let volumes = || requests.iter().flat_map(|request| &request.volumes);
+    let cluster: Vec<PathBuf> = volumes().filter_map(|at| discovery::holds(&at.volume)).flatten().collect();
+    requests.iter().try_for_each(group)?;
+    for snapshot in volumes() {
+        wanted.extend(one(options, snapshot, &cluster)?);
     }
     space::check_all(&wanted)
 }
 
 /// Checks one volume. Where its snapshot takes space from the start: which directory, and how much.
-fn one(options: &LocalOptions, snapshot: &VolumeSnapshot) -> Result<Option<space::Wanted>> {
+fn one(options: &LocalOptions, snapshot: &VolumeSnapshot, cluster: &[PathBuf]) -> Result<Option<space::Wanted>> {
     if !place::is_valid_name(&snapshot.name) {
         return Err(Error::invalid(format!("not a name for a local snapshot: {:?}", snapshot.name))
             .with_hint("letters, digits and _ . - : only, not hidden, at most 200"));
@@ -35,7 +35,7 @@ fn one(options: &LocalOptions, snapshot: &VolumeSnapshot) -> Result<Option<space
             zfs::Zfs::new(&options.zfs_command)
                 .token_of(&format!("{}@{}", zfs::dataset(volume)?, snapshot.name))?
                 .map_or(Ok(()), |_| Err(taken(&snapshot.name)))?;
-            check_borders(volume)?;
+            check_borders(volume, cluster)?;
         }
         Method::Btrfs => {
             if !btrfs::may_snapshot(&volume.root) {
@@ -45,11 +45,11 @@ fn one(options: &LocalOptions, snapshot: &VolumeSnapshot) -> Result<Option<space
                 )
                 .with_hint("run as its owner or as root, or choose --snapshot-method reflink"));
             }
-            check_place(snapshot)?;
-            check_borders(volume)?;
+            check_place(snapshot, cluster)?;
+            check_borders(volume, cluster)?;
         }
-        Method::Reflink => return check_tree(snapshot, true).map(Some),
-        Method::Copy => return check_tree(snapshot, false).map(Some),
+        Method::Reflink => return check_tree(snapshot, true, cluster).map(Some),
+        Method::Copy => return check_tree(snapshot, false, cluster).map(Some),
         Method::Auto => return Err(Error::invalid(format!("no method was chosen for {}", volume.id))),
     }
     Ok(None)
@@ -78,29 +78,39 @@ pub(super) fn group(request: &CreateRequest) -> Result<()> {
     }
 }
 
-fn check_tree(snapshot: &VolumeSnapshot, shared: bool) -> Result<space::Wanted> {
+fn check_tree(snapshot: &VolumeSnapshot, shared: bool, cluster: &[PathBuf]) -> Result<space::Wanted> {
     let volume = &snapshot.volume;
-    check_place(snapshot)?;
+    check_place(snapshot, cluster)?;
     let seen = survey(&volume.root, place::SNAPSHOT_DIRECTORY)?;
-    nested_error(&uncovered_below(&seen.foreign, inner_roots(volume).iter().map(std::path::PathBuf::as_path)))?;
+    judge_nested(volume, &volume.root, &seen.foreign, cluster)?;
     let place = discovery::snapshots(volume);
     let existing = place.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/")).to_owned();
     Ok(space::Wanted { bytes: space::needed(&seen, shared), directory: existing })
 }
 
 /// Subvolumes and mounts inside of the cluster's own directories, where these are known.
-fn check_borders(volume: &Volume) -> Result<()> {
-    let inner = inner_roots(volume);
+fn check_borders(volume: &Volume, cluster: &[PathBuf]) -> Result<()> {
     for path in discovery::holds(volume).unwrap_or_default() {
         let seen = survey(&path, place::SNAPSHOT_DIRECTORY)?;
-        nested_error(&uncovered_below(&seen.foreign, inner.iter().map(std::path::PathBuf::as_path)))?;
+        judge_nested(volume, &path, &seen.foreign, cluster)?;
     }
     Ok(())
 }
 
+/// Borders below `holder`, but for those of other volumes. Where nobody has said what of the cluster a volume holds, each
+/// may be PostgreSQL's.
+fn judge_nested(volume: &Volume, holder: &Path, foreign: &[PathBuf], cluster: &[PathBuf]) -> Result<()> {
+    let left = uncovered_below(foreign, inner_roots(volume).iter().map(PathBuf::as_path));
+    match discovery::holds(volume) {
+        Some(_) => Nested::sort_out(holder, left, cluster).judge(),
+        None => nested_error(&left),
+    }
+}
+
 /// The directory of the snapshots can be written, and the name is free.
-fn check_place(snapshot: &VolumeSnapshot) -> Result<()> {
+fn check_place(snapshot: &VolumeSnapshot, cluster: &[PathBuf]) -> Result<()> {
     let place = discovery::snapshots(&snapshot.volume);
+    inside::refuse(&place, cluster)?;
     let written = if place.is_dir() { Some(place.as_path()) } else { place.parent() };
     if !written.is_some_and(place::may_write) {
         return Err(Error::new(

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::LocalOptions;
 use super::method::{Method, Sight, choose};
-use super::{btrfs, copy, place, zfs};
+use super::{btrfs, copy, inside, place, zfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Mount, MountTable};
 use crate::provider::{Volume, VolumeSelection};
@@ -33,7 +33,7 @@ pub(super) fn volumes(options: &LocalOptions, selection: &VolumeSelection) -> Re
     };
     let mut found: Vec<(Volume, Vec<PathBuf>)> = Vec::new();
     for directory in &directories {
-        let volume = volume_of(options, &mounts, directory)?;
+        let volume = volume_of(options, &mounts, directory, if named { &[] } else { &directories })?;
         match found.iter_mut().find(|(other, _)| other.root == volume.root) {
             Some((_, holds)) => holds.push(directory.clone()),
             None => found.push((volume, vec![directory.clone()])),
@@ -71,7 +71,7 @@ pub(super) fn inner_roots(volume: &Volume) -> Vec<PathBuf> {
 pub(super) fn snapshots(volume: &Volume) -> PathBuf {
     match volume.attributes.get(SNAPSHOTS) {
         Some(directory) => PathBuf::from(directory),
-        None => place::snapshot_directory(&volume.root, &volume.mount_point, place::may_write),
+        None => place::snapshot_directory(&volume.root, &volume.mount_point, place::may_write, |_| false),
     }
 }
 
@@ -130,13 +130,14 @@ fn drop_inner_directories(found: &mut Vec<(Volume, Vec<PathBuf>)>) {
     }
 }
 
-fn volume_of(options: &LocalOptions, mounts: &MountTable, directory: &Path) -> Result<Volume> {
+/// The volume of a directory. `cluster`: directories of PostgreSQL, in which no snapshots may lie.
+fn volume_of(options: &LocalOptions, mounts: &MountTable, directory: &Path, cluster: &[PathBuf]) -> Result<Volume> {
     let mount = mounts
         .of_path(directory)
         .ok_or_else(|| Error::precondition(format!("not on any mounted file system: {}", directory.display())))?;
     let subvolume = if mount.fs_type == "btrfs" { btrfs::subvolume_of(directory, &mount.mount_point) } else { None };
     let dataset = zfs_dataset(options, mount, directory)?;
-    let snapshots = snapshot_directory(options, directory, &mount.mount_point)?;
+    let snapshots = snapshot_directory(options, directory, &mount.mount_point, cluster)?;
     let sight = Sight {
         subvolume: subvolume.is_some(),
         may_snapshot: subvolume.as_deref().is_some_and(btrfs::may_snapshot),
@@ -149,7 +150,13 @@ fn volume_of(options: &LocalOptions, mounts: &MountTable, directory: &Path) -> R
         (Method::Zfs, _, Some(dataset)) => dataset.mount_point.clone(),
         _ => directory.to_owned(),
     };
-    let snapshots = snapshot_directory(options, &root, &mount.mount_point)?;
+    let mut snapshots = snapshot_directory(options, &root, &mount.mount_point, cluster)?;
+    if method == Method::Btrfs
+        && inside::postgres_around(&snapshots, cluster).is_some()
+        && let Some(elsewhere) = btrfs_elsewhere(mounts, mount, cluster)
+    {
+        snapshots = elsewhere;
+    }
     let mut attributes = BTreeMap::from([(SNAPSHOTS.to_owned(), utf8(&snapshots)?.to_owned())]);
     if let (Method::Zfs, Some(dataset)) = (method, dataset) {
         attributes.insert(DATASET.to_owned(), dataset.name);
@@ -188,9 +195,26 @@ fn zfs_dataset(options: &LocalOptions, mount: &Mount, directory: &Path) -> Resul
     }
 }
 
-fn snapshot_directory(options: &LocalOptions, root: &Path, mount_point: &Path) -> Result<PathBuf> {
+/// A place that is seen through another mount of the same btrfs. Its root counts only where it is not that of the system.
+fn btrfs_elsewhere(mounts: &MountTable, mount: &Mount, cluster: &[PathBuf]) -> Option<PathBuf> {
+    let same = |other: &&Mount| {
+        (other.fs_type == "btrfs" && other.source == mount.source && other.id != mount.id)
+            && other.mount_point != Path::new("/")
+            && mounts.of_path(&other.mount_point) == Some(*other)
+    };
+    let usable = |place: &PathBuf| inside::postgres_around(place, cluster).is_none();
+    mounts
+        .iter()
+        .filter(same)
+        .filter(|other| place::is_usable(&other.mount_point, place::may_write))
+        .map(|other| other.mount_point.join(place::SNAPSHOT_DIRECTORY))
+        .find(usable)
+}
+
+fn snapshot_directory(options: &LocalOptions, root: &Path, mount_point: &Path, cluster: &[PathBuf]) -> Result<PathBuf> {
+    let taken = |place: &Path| inside::postgres_around(place, cluster).is_some();
     match &options.snapshot_directory {
-        None => Ok(place::snapshot_directory(root, mount_point, place::may_write)),
+        None => Ok(place::snapshot_directory(root, mount_point, place::may_write, taken)),
         Some(directory) => {
             let real = directory.canonicalize().map_err(|source| Error::io("find", directory, source))?;
             let ours = real.file_name().is_some_and(|name| name == place::SNAPSHOT_DIRECTORY);

@@ -18,6 +18,7 @@ mod check;
 mod copy;
 mod discovery;
 mod here;
+mod inside;
 mod job;
 mod method;
 mod permits;

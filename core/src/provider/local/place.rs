@@ -22,15 +22,24 @@ const LONGEST_NAME: usize = 200;
 
 /// The directory for the snapshots of the volume with this root: at the mount point (unless that is the root of the
 /// whole system, where nobody looks for them), else the nearest directory above the root that may be written, else inside
-/// of the root (the owner of no more than the volume has no other place).
-pub(super) fn snapshot_directory(root: &Path, mount_point: &Path, may_write: impl Fn(&Path) -> bool) -> PathBuf {
-    let usable = |directory: &&Path| {
-        let ours = directory.join(SNAPSHOT_DIRECTORY);
-        if ours.is_dir() { may_write(&ours) } else { may_write(directory) }
-    };
+/// of the root (the owner of no more than the volume has no other place). None that is `taken`, by PostgreSQL, if there is
+/// another one.
+pub(super) fn snapshot_directory(
+    root: &Path,
+    mount_point: &Path,
+    may_write: impl Fn(&Path) -> bool,
+    taken: impl Fn(&Path) -> bool,
+) -> PathBuf {
+    let usable = |directory: &&Path| is_usable(directory, &may_write) && !taken(&directory.join(SNAPSHOT_DIRECTORY));
     let above = || root.ancestors().skip(1).take_while(|ancestor| ancestor.starts_with(mount_point));
     let candidates = std::iter::once(mount_point).filter(|at| *at != root && *at != Path::new("/")).chain(above());
     candidates.chain([root]).find(usable).unwrap_or(mount_point).join(SNAPSHOT_DIRECTORY)
+}
+
+/// True if snapshots can be put into the directory of ours in `directory`.
+pub(super) fn is_usable(directory: &Path, may_write: impl Fn(&Path) -> bool) -> bool {
+    let ours = directory.join(SNAPSHOT_DIRECTORY);
+    if ours.is_dir() { may_write(&ours) } else { may_write(directory) }
 }
 
 /// True if this process may make entries in `directory`.
@@ -114,13 +123,18 @@ mod tests {
     fn the_place_is_outside_of_the_cluster_where_that_is_possible() {
         let place = |root: &str, writable: &'static [&'static str]| {
             let may = move |p: &Path| writable.contains(&p.to_str().unwrap());
-            snapshot_directory(Path::new(root), Path::new("/m"), may).to_str().unwrap().to_owned()
+            snapshot_directory(Path::new(root), Path::new("/m"), may, |place| place.starts_with("/m/pgdata"))
+                .to_str()
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(place("/m/a/pg", &["/m", "/m/a", "/m/a/pg"]), "/m/.barman_snap");
         assert_eq!(place("/m/a/pg", &["/m/a", "/m/a/pg"]), "/m/a/.barman_snap");
         assert_eq!(place("/m/a/pg", &["/m/a/pg"]), "/m/a/pg/.barman_snap");
         assert_eq!(place("/m", &["/m"]), "/m/.barman_snap");
-        let on_system = snapshot_directory(Path::new("/var/pg"), Path::new("/"), |_| true);
+        let owner = ["/m/pgdata/ts", "/m/pgdata", "/m"];
+        assert_eq!(place("/m/pgdata/ts", &owner), "/m/.barman_snap");
+        let on_system = snapshot_directory(Path::new("/var/pg"), Path::new("/"), |_| true, |_| false);
         assert_eq!(on_system, Path::new("/var/.barman_snap"));
         assert_eq!(place("/m/sub", &[]), "/m/.barman_snap");
     }
