@@ -15,6 +15,7 @@ use barman_snap::session::journal::Journal;
 use barman_snap::session::{BackupRequest, Phase, Step, WalPolicy, Wishes, step};
 use barman_snap::testing::faults::Mishap;
 use barman_snap::testing::{OneFault, Recorder};
+use chrono::DateTime;
 use support_session::{House, Verdict};
 
 const FORWARD: [Step; 9] = [
@@ -384,4 +385,40 @@ async fn an_id_that_the_caller_gives_is_taken_or_refused_but_never_replaced() {
     let error = engine.backup(house.postgres.connect(), &request).await.unwrap_err();
     assert_eq!(error.kind(), barman_snap::ErrorKind::Conflict, "{error}");
     assert_eq!(engine.sessions().await.unwrap().0.len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_is_another_one_when_the_cut_is_over_undoes_the_backup() {
+    let identity = |backend, in_recovery| barman_snap::postgres::ServerIdentity {
+        reached: "nowhere".into(),
+        system_id: "7406321547896325411".into(),
+        started: DateTime::parse_from_rfc3339("2026-05-29T10:11:12.123456+00:00").unwrap(),
+        port: 5432,
+        in_recovery,
+        backend,
+    };
+    for (later, why) in [
+        (None, None),
+        (Some(identity(4712, false)), Some("another process of the server answers (process 4712)")),
+        (Some(identity(4711, true)), Some("promoted")),
+    ] {
+        let house = House::new();
+        house.postgres.set_identity(identity(4711, false));
+        let mut session = house.backup(house.engine()).await.unwrap();
+        while step::next(session.state()) != Some(Step::Stop) {
+            session.next_step().await.unwrap();
+        }
+        if let Some(later) = later {
+            house.postgres.set_identity(later);
+        }
+        let ended = session.run().await;
+        assert_eq!(house.postgres.backups_open(), 0);
+        match why {
+            None => assert_eq!((ended.map(drop).unwrap(), house.verdict().await), ((), Verdict::Published)),
+            Some(why) => {
+                assert!(ended.unwrap_err().to_string().contains(why), "{why}");
+                assert_eq!(house.verdict().await, Verdict::CleanSlate);
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod archiving;
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::host::{PgPaths, cover};
+use crate::host::{PgPaths, Sighting, cover, sight};
 use crate::model::{Segment, SegmentSize};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
@@ -34,7 +34,7 @@ impl Engine {
         });
         if let Some(facts) = facts {
             self.check_archiving(&mut report, control.as_mut(), &facts, request.wal).await;
-            self.check_volumes(&mut report, &facts, request).await;
+            self.check_volumes(&mut report, control.as_mut(), &facts, request).await;
         }
         control.close().await;
         report
@@ -113,8 +113,16 @@ impl Engine {
         Some(missing.is_empty())
     }
 
-    async fn check_volumes(&self, report: &mut Findings, facts: &ServerFacts, request: &BackupRequest) {
+    async fn check_volumes(
+        &self,
+        report: &mut Findings,
+        control: &mut dyn BackupControl,
+        facts: &ServerFacts,
+        request: &BackupRequest,
+    ) {
         let Some(paths) = report.take("paths", self.host().paths(facts), describe_paths) else { return };
+        let seen = sight(control, self.clock().as_ref(), self.host(), facts, &paths).await;
+        let Some(_) = report.take("data directory", seen, describe_sighting) else { return };
         let selection = match request.volumes.as_slice() {
             [] => VolumeSelection::Holding(paths.real()),
             named => VolumeSelection::Named(named.to_vec()),
@@ -164,6 +172,13 @@ impl Engine {
 
 fn describe_paths(paths: &PgPaths) -> String {
     paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn describe_sighting(seen: &Option<Sighting>) -> String {
+    match seen {
+        Some(seen) => format!("it is that of the server at {}", seen.identity.reached),
+        None => "the connection does not tell whose it is".to_owned(),
+    }
 }
 
 /// `170011` as `17.11`.

@@ -1,5 +1,5 @@
 //! What the engine has to know of the host of a cluster: mounts, block devices, the real paths of the cluster, and which of them
-//! lie on which volume. It is the host that the engine runs on, or another one by its description ([`HostView`]).
+//! lie on which volume, and whose files they are. It is the host that the engine runs on, or another one by its description ([`HostView`]).
 //!
 //! Parsing and deciding ([`MountTable::parse`], [`coverage`]) is pure; looking ([`MountTable::current`],
 //! [`PgPaths::resolve`], [`survey()`]) is kept apart from it. Nothing here changes anything, but for [`nameless`], which makes
@@ -12,12 +12,18 @@ pub mod mounts;
 pub(crate) mod nameless;
 pub mod nested;
 pub mod paths;
+pub mod postmaster;
+pub mod sighting;
 pub mod survey;
 pub mod view;
+pub mod whose;
 
 pub use coverage::{Coverage, Placed, Uncovered, check_nested, cover};
 pub use mounts::{Mount, MountTable};
 pub use nested::Nested;
 pub use paths::{PgPath, PgPaths, PgRole};
+pub use postmaster::PostmasterFile;
+pub use sighting::{Sighting, sight};
 pub use survey::{Survey, survey};
 pub use view::HostView;
+pub use whose::ServerFiles;

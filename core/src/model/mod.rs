@@ -5,6 +5,7 @@
 //! specification and the files in `tests/fixtures/backup_info` are its proof.
 
 pub mod backup_info;
+pub mod control_file;
 pub mod label;
 pub mod literal;
 pub mod snapshots;
@@ -14,6 +15,7 @@ pub mod timeline;
 pub mod wal;
 
 pub use backup_info::{BackupInfo, BackupStatus, ParsedBackupInfo, Tablespace};
+pub use control_file::{ClusterState, ControlFile};
 pub use label::{BackupLabel, BackupSource, TablespaceMap};
 pub use literal::Literal;
 pub use snapshots::{CloudSnapshot, CloudSnapshots, EngineRecord, ProviderInfo, SnapshotDetails, SnapshotRecord};

@@ -22,9 +22,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect;
 use super::conninfo::{ConnectOptions, ConnectParams, Environment};
-use super::control::{ArchiverState, BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+use super::control::{
+    ArchiverState, BackupControl, ServerFacts, ServerIdentity, Sign, StartRequest, StartedBackup, StoppedBackup,
+};
 use super::errors::{self, Loss};
 use super::statements::{self, Rows};
+use super::which;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::model::Lsn;
 
@@ -188,6 +191,26 @@ impl BackupControl for PostgresControl {
         let in_recovery = self.in_recovery().await?;
         let rows = self.rows(statements::privileges(self.version, in_recovery)).await?;
         statements::read_privileges(self.version, in_recovery, &rows)
+    }
+
+    async fn identity(&mut self) -> Result<Option<ServerIdentity>> {
+        let rows = self.rows(which::identity()).await?;
+        which::read_identity(&rows, &self.host).map(Some)
+    }
+
+    async fn leave_sign(&mut self) -> Result<Option<Sign>> {
+        self.call(|session| {
+            let rows = session.rows(which::SIGN);
+            if rows.is_err() && session.loss.is_none() {
+                session.rows(which::NO_SIGN)?;
+            }
+            which::read_sign(&rows?).map(Some)
+        })
+        .await
+    }
+
+    async fn remove_sign(&mut self) -> Result<()> {
+        self.rows(which::NO_SIGN).await.map(drop)
     }
 
     async fn archiver(&mut self) -> Result<Option<ArchiverState>> {

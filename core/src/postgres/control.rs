@@ -54,6 +54,32 @@ pub struct ServerFacts {
     pub now: DateTime<FixedOffset>,
 }
 
+/// Which server answers, and which of its processes. Told by the connection; the files of a data directory are held against it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerIdentity {
+    /// Where it was reached, for people: `host db1 port 5432`.
+    pub reached: String,
+    /// The system identifier. A standby has that of its primary.
+    pub system_id: String,
+    /// When the server was started (`pg_postmaster_start_time()`), to the microsecond: no two servers have the same.
+    pub started: DateTime<FixedOffset>,
+    /// Its port.
+    pub port: u16,
+    /// True on a standby.
+    pub in_recovery: bool,
+    /// The process that answers this connection (`pg_backend_pid()`), by its number in the process table of the server.
+    pub backend: i64,
+}
+
+/// A file that the server has made in its data directory because it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// The file, relative to the data directory.
+    pub file: PathBuf,
+    /// A line that stands in it.
+    pub line: String,
+}
+
 /// What the archiver of a server has done so far: `pg_stat_archiver`. Counters may have been reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ArchiverState {
@@ -119,6 +145,26 @@ pub trait BackupControl: Send + fmt::Debug {
 
     /// Says which privileges are missing for a backup, with the GRANT that would give each.
     async fn check_privileges(&mut self) -> Result<()>;
+
+    /// Which server answers. Asked before backup mode and once more before it is left: the files that are cut have to be
+    /// those of the server that answers.
+    ///
+    /// `None`: this control cannot tell. The engine then compares nothing, and whoever made the control answers for it that
+    /// it speaks with the server of the data directory on this host, through one session.
+    async fn identity(&mut self) -> Result<Option<ServerIdentity>> {
+        Ok(None)
+    }
+
+    /// Has the server make a [`Sign`], which stays until [`remove_sign`](Self::remove_sign): who sees it in a directory has
+    /// the data directory of that server before him. `None`: this control has none; then the facts have to do.
+    async fn leave_sign(&mut self) -> Result<Option<Sign>> {
+        Ok(None)
+    }
+
+    /// Has the server remove the sign.
+    async fn remove_sign(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// What the archiver has done; `None` where that is not known.
     async fn archiver(&mut self) -> Result<Option<ArchiverState>> {

@@ -11,7 +11,10 @@ pub mod control;
 mod errors;
 mod statements;
 pub mod tls;
+mod which;
 
 pub use client::PostgresControl;
 pub use conninfo::{ConnectOptions, ConnectParams, Environment};
-pub use control::{ArchiverState, BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+pub use control::{
+    ArchiverState, BackupControl, ServerFacts, ServerIdentity, Sign, StartRequest, StartedBackup, StoppedBackup,
+};

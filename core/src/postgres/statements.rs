@@ -21,7 +21,7 @@ pub(super) const OLDEST: u32 = 13;
 pub(super) const NEWEST: u32 = 18;
 
 /// A moment as ISO 8601 with microseconds and offset, whatever `DateStyle` says.
-const ISO: &str = r#"'YYYY-MM-DD"T"HH24:MI:SS.USTZH:TZM'"#;
+pub(super) const ISO: &str = r#"'YYYY-MM-DD"T"HH24:MI:SS.USTZH:TZM'"#;
 
 /// The settings that a server restored in archive recovery needs to be at least as high (PostgreSQL manual, "Hot
 /// Standby", "Administrator's Overview").
@@ -51,7 +51,8 @@ const FACT_SETTINGS: [&str; 11] = [
 pub(super) const VERSION: &str = "SHOW server_version_num";
 pub(super) const IN_RECOVERY: &str = "SELECT pg_is_in_recovery()";
 pub(super) const SWITCH_WAL: &str = "SELECT pg_switch_wal()";
-pub(super) const TARGET: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')";
+pub(super) const TARGET: &str =
+    "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
 pub(super) const TABLESPACES: &str = "SELECT spcname, oid::text, pg_tablespace_location(oid) FROM pg_tablespace \
      WHERE pg_tablespace_location(oid) LIKE '/%' ORDER BY oid";
 pub(super) const CLUSTER_SIZE: &str = "SELECT sum(pg_tablespace_size(oid))::text FROM pg_tablespace";
@@ -312,11 +313,11 @@ pub(super) fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
 }
 
 /// A moment that PostgreSQL wrote as [`ISO`].
-fn moment(text: &str) -> Result<DateTime<FixedOffset>> {
+pub(super) fn moment(text: &str) -> Result<DateTime<FixedOffset>> {
     DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%:z").map_err(|_| strange(format!("not a time: {text:?}")))
 }
 
-fn strange(what: impl std::fmt::Display) -> Error {
+pub(super) fn strange(what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Postgres, format!("PostgreSQL answered in an unexpected way: {what}"))
 }
 

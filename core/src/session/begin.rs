@@ -13,7 +13,7 @@ use super::state::SessionState;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{HostView, PgPaths, PgRole, check_nested, cover};
+use crate::host::{HostView, PgPaths, PgRole, check_nested, cover, sight};
 use crate::id::BackupId;
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::local::SNAPSHOT_DIRECTORY;
@@ -63,11 +63,13 @@ pub(crate) async fn plan(
     }
     control.check_privileges().await?;
     let facts = control.facts().await?;
+    check_host(provider.as_ref(), host)?;
+    let paths = host.paths(&facts)?;
+    // First of all: whatever else could be said would be about another server.
+    let sighting = sight(control, clock.as_ref(), host, &facts, &paths).await?;
     catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
     check_archiving(&facts, host, request.wal)?;
-    check_host(provider.as_ref(), host)?;
     let instance = provider.instance(request.instance.as_deref()).await?;
-    let paths = host.paths(&facts)?;
     let selection = match request.volumes.as_slice() {
         [] => VolumeSelection::Holding(paths.real()),
         named => VolumeSelection::Named(named.to_vec()),
@@ -110,6 +112,7 @@ pub(crate) async fn plan(
             .filter_map(|path| Some((path.named.to_str()?.to_owned(), path.real.to_str()?.to_owned())))
             .collect(),
         facts,
+        sighting,
         backup_id: backup_id.clone(),
     };
     rename(&mut plan, provider.as_ref(), backup_id);

@@ -15,6 +15,7 @@ use super::state::SessionState;
 use super::step::Step;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::host::sighting::sight_again;
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, BackupStatus};
 use crate::postgres::{BackupControl, StartRequest, StartedBackup, StoppedBackup};
@@ -93,6 +94,9 @@ pub(super) async fn stop(
     control: &mut dyn BackupControl,
     since: Option<Duration>,
 ) -> Result<Record> {
+    if let Some(before) = &state.plan.sighting {
+        sight_again(control, tools.clock.as_ref(), before).await?;
+    }
     let stopped = control.stop().await?;
     let started = started(state)?;
     if stopped.timeline != started.timeline {

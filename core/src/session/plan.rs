@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::owner::Owner;
+use crate::host::Sighting;
 use crate::id::{BackupId, Token};
 use crate::postgres::ServerFacts;
 use crate::provider::{AfterCut, CreateRequest, Instance, Volume, VolumeSnapshot};
@@ -64,6 +65,9 @@ pub struct SessionPlan {
     pub tags: BTreeMap<String, String>,
     /// Facts of the server before the backup.
     pub facts: ServerFacts,
+    /// Which server it is, as it was seen before the backup; `None` where the connection could not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sighting: Option<Sighting>,
     /// Paths that PostgreSQL names by way of a link, and where they really are.
     #[serde(default)]
     pub real_paths: BTreeMap<String, String>,

@@ -9,7 +9,12 @@ use chrono::{DateTime, FixedOffset};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lsn, SegmentSize, Tablespace, Timeline};
-use crate::postgres::{ArchiverState, BackupControl, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+use crate::postgres::{
+    ArchiverState, BackupControl, ServerFacts, ServerIdentity, Sign, StartRequest, StartedBackup, StoppedBackup,
+};
+
+/// The file that shows the data directory, in it.
+const SIGN: &str = "pg_snapshots/00000003-0000001B-1";
 
 /// The server: shared by all its connections, so that a test can look at it and break it.
 #[derive(Clone, Debug)]
@@ -27,6 +32,7 @@ struct Server {
     missing_privilege: Option<String>,
     promoted: bool,
     archiver: Option<ArchiverState>,
+    identity: Option<ServerIdentity>,
 }
 
 impl ScriptedPostgres {
@@ -61,6 +67,7 @@ impl ScriptedPostgres {
             missing_privilege: None,
             promoted: false,
             archiver: None,
+            identity: None,
         };
         Self { inner: Arc::new(Mutex::new(server)) }
     }
@@ -88,6 +95,11 @@ impl ScriptedPostgres {
     /// What the archiver has done.
     pub fn set_archiver(&self, state: ArchiverState) {
         self.lock().archiver = Some(state);
+    }
+
+    /// From now on the server tells which one it is, and shows it by a file in its data directory.
+    pub fn set_identity(&self, identity: ServerIdentity) {
+        self.lock().identity = Some(identity);
     }
 
     /// The server goes to the next timeline, as after a promotion.
@@ -154,6 +166,25 @@ impl BackupControl for Connection {
             Some(what) => Err(Error::new(ErrorKind::PermissionDenied, what.clone())),
             None => Ok(()),
         }
+    }
+
+    async fn identity(&mut self) -> Result<Option<ServerIdentity>> {
+        Ok(self.use_it()?.identity.clone())
+    }
+
+    async fn leave_sign(&mut self) -> Result<Option<Sign>> {
+        let server = self.use_it()?;
+        let Some(identity) = &server.identity else { return Ok(None) };
+        let sign = Sign { file: SIGN.into(), line: format!("pid:{}", identity.backend) };
+        let path = server.facts.data_directory.join(&sign.file);
+        let made = std::fs::create_dir_all(path.with_file_name("")).and_then(|()| std::fs::write(&path, &sign.line));
+        made.map_err(|error| Error::io("write", &path, error))?;
+        Ok(Some(sign))
+    }
+
+    async fn remove_sign(&mut self) -> Result<()> {
+        let path = self.use_it()?.facts.data_directory.join(SIGN);
+        std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))
     }
 
     async fn archiver(&mut self) -> Result<Option<ArchiverState>> {

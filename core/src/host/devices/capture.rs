@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::description::{BlockDevice, HostDescription};
+use super::description::{BlockDevice, DescribedServer, HostDescription};
+use crate::clock::SystemClock;
 use crate::error::{Error, Result};
-use crate::host::PgPaths;
-use crate::postgres::ServerFacts;
+use crate::host::{HostView, PgPaths, ServerFiles, sight};
+use crate::postgres::BackupControl;
 
 /// How disks are called in `/dev`; the same beginnings in every cloud.
 const DISK_NAMES: [&str; 8] = ["sd", "xvd", "hd", "vd", "nvme", "loop", "dm-", "md"];
@@ -37,6 +38,7 @@ impl HostDescription {
             links: BTreeMap::new(),
             btrfs: btrfs(&root.join("sys/fs/btrfs")),
             real_paths: BTreeMap::new(),
+            servers: BTreeMap::new(),
         };
         names_in_dev(root, &mut description);
         for (directory, depth) in LINK_DIRECTORIES {
@@ -64,14 +66,20 @@ impl HostDescription {
         Self::capture(Path::new("/"), &[])
     }
 
-    /// Describes this host with the directories of the server of these facts, and those of `paths`.
+    /// Describes this host with the directories of the server that answers `control`, and those of `paths`.
     ///
     /// # Errors
-    /// As [`capture`](Self::capture); if the directories of the server are not here.
-    pub fn with_server(facts: Option<&ServerFacts>, paths: &[PathBuf]) -> Result<Self> {
+    /// As [`capture`](Self::capture); if the directories of the server are not here, or are those of another server.
+    pub async fn with_server(control: Option<&mut dyn BackupControl>, paths: &[PathBuf]) -> Result<Self> {
         let mut description = Self::capture(Path::new("/"), paths)?;
-        if let Some(facts) = facts {
-            description.add_paths(&PgPaths::resolve(facts)?);
+        let Some(control) = control else { return Ok(description) };
+        let facts = control.facts().await?;
+        let found = PgPaths::resolve(&facts)?;
+        let seen = sight(control, &SystemClock::new(), HostView::Here, &facts, &found).await?;
+        description.add_paths(&found);
+        if let (Some(named), Some(data), Some(seen)) = (facts.data_directory.to_str(), found.data(), seen) {
+            let server = DescribedServer { files: ServerFiles::read(&data.real)?, identity: Some(seen.identity) };
+            description.servers.insert(named.to_owned(), server);
         }
         Ok(description)
     }
@@ -82,6 +90,11 @@ impl HostDescription {
         self.add_path(path, &real);
         if !below(root, &real).join("PG_VERSION").exists() {
             return Ok(());
+        }
+        // As all else that cannot be read, it is left out; a backup then refuses the description.
+        if let (Some(named), Ok(files)) = (path.to_str(), ServerFiles::read(&below(root, &real))) {
+            let files = ServerFiles { directory: real.clone(), ..files };
+            self.servers.insert(named.to_owned(), DescribedServer { files, identity: None });
         }
         let wal = real.join("pg_wal");
         if let Ok(place) = real_path(root, &wal) {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{MountTable, PgPaths};
+use crate::host::{MountTable, PgPaths, ServerFiles};
+use crate::postgres::ServerIdentity;
 
 /// A block device: a disk, a partition, or what the kernel makes of others (LVM, md, dm-crypt, multipath).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,20 @@ pub struct HostDescription {
     /// Where directories really lie: as they are named, to the path without symbolic links.
     #[serde(default)]
     pub real_paths: BTreeMap<String, String>,
+    /// The servers: data directory as the server names it, to what tells that server from others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub servers: BTreeMap<String, DescribedServer>,
+}
+
+/// A server of a described host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedServer {
+    /// What its data directory says.
+    #[serde(flatten)]
+    pub files: ServerFiles,
+    /// What the server said of itself, after it had proved that this is its data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<ServerIdentity>,
 }
 
 impl HostDescription {
@@ -153,6 +168,23 @@ impl HostDescription {
         if let (Some(named), Some(real)) = (named.to_str(), real.to_str()) {
             self.real_paths.insert(named.to_owned(), real.to_owned());
         }
+    }
+
+    /// The server with this data directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Precondition`] if the description does not say.
+    pub fn server(&self, data_directory: &Path) -> Result<&DescribedServer> {
+        data_directory.to_str().and_then(|named| self.servers.get(named)).ok_or_else(|| {
+            let message = format!(
+                "the description of host {} does not say which server runs on {}",
+                self.host,
+                data_directory.display()
+            );
+            Error::precondition(message).with_hint(
+                "describe the host anew, with this version and a connection to the server (describe-host -d)",
+            )
+        })
     }
 
     /// Where a directory really lies.
