@@ -4,7 +4,7 @@
 # demo   a C compiler, Rust, a PostgreSQL server
 # check  the same, and cargo-deny
 # test   the same, PostgreSQL 17 and 18 beside the installed one, btrfs and XFS tools, a Python environment with what the
-#        fakes of the clouds are made of (tests/clouds) and the stock Barman, environments with the Barmans that the adapter
+#        fakes of the clouds are made of (tests/clouds), PgBouncer, and the stock Barman, environments with the Barmans that the adapter
 #        knows, and a server for Azure's blobs
 #
 # Debian packages are installed as root (or through sudo); everything else goes into .tools and is removed with it.
@@ -79,6 +79,8 @@ machine() {
         # Barman's own way to copy WAL.
         needs rsync rsync
         needs openssl openssl
+        # Debian has it in a directory that not everybody looks in.
+        [ -x /usr/sbin/pgbouncer ] || needs pgbouncer pgbouncer
         needs node nodejs
         needs npm npm
     fi

@@ -154,3 +154,22 @@ async fn a_server_that_never_answers_is_given_up() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("no answer in time"), "{error}");
 }
+
+#[tokio::test]
+async fn a_tunnel_is_no_pooler_and_options_of_the_user_stay() {
+    let cluster = Cluster::start(&bin_dirs()[0], "");
+    let tunnel = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (here, there) = (tunnel.local_addr().unwrap().port(), cluster.port);
+    std::thread::spawn(move || {
+        let (near, _) = tunnel.accept().unwrap();
+        let far = std::net::TcpStream::connect(("127.0.0.1", there)).unwrap();
+        let (mut up, mut down) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut up, &mut { far }));
+        std::io::copy(&mut down, &mut { near })
+    });
+    let dsn = format!("host=127.0.0.1 port={here} user=postgres sslmode=disable options='-c work_mem=1234kB'");
+    let mut control = connect(&dsn, &bare()).await.unwrap();
+    assert_eq!(control.simple_query("SHOW work_mem").await.unwrap()[0][0].as_deref(), Some("1234kB"));
+    let identity = control.identity().await.unwrap().unwrap();
+    assert_eq!((identity.port, identity.reached), (there, format!("host 127.0.0.1 port {here}")));
+}

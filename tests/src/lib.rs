@@ -21,6 +21,7 @@ pub mod command;
 pub mod fs;
 pub mod load;
 pub mod pg;
+pub mod pooler;
 pub mod s3;
 pub mod scratch;
 pub mod site;

@@ -20,6 +20,8 @@ pub enum Need {
     Barman,
     /// Our own command line, built.
     CommandLine,
+    /// PgBouncer.
+    Pooler,
     /// Another program.
     Tool(&'static str),
 }
@@ -28,7 +30,13 @@ impl Need {
     /// Whether `tools/setup.sh test` provides it on every machine that CI runs on, so that a skip hides a defect.
     pub fn must_be_there_in_ci(self) -> bool {
         match self {
-            Self::Root | Self::FileSystem(_) | Self::S3 | Self::Clouds | Self::Barman | Self::CommandLine => true,
+            Self::Root
+            | Self::FileSystem(_)
+            | Self::S3
+            | Self::Clouds
+            | Self::Barman
+            | Self::CommandLine
+            | Self::Pooler => true,
             // These are fetched; another one is whatever the distribution has.
             Self::PostgreSql(version) => matches!(version, 0 | 17 | 18),
             // Needs modules that the kernel of the machine may not have, ZFS for one.
@@ -48,6 +56,7 @@ impl fmt::Display for Need {
             Self::Clouds => f.write_str("the fakes of the clouds"),
             Self::Barman => f.write_str("the stock Barman"),
             Self::CommandLine => f.write_str("barman-snap"),
+            Self::Pooler => f.write_str("PgBouncer"),
             Self::Tool(name) => f.write_str(name),
         }
     }

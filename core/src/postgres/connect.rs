@@ -2,7 +2,8 @@
 //! and "Protection Provided in Different Modes").
 //!
 //! Blocking; runs on the thread that will own the connection. The invariant: a server that answers and refuses ends the
-//! search, a server that cannot be reached does not; and a password goes only to the host that it was given for.
+//! search, a server that cannot be reached does not; a password goes only to the host that it was given for; and what is
+//! returned is a session of our own, with a process of the server that nobody else is served by.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::conninfo::params::{Address, ChannelBinding, ConnectParams, HostParams, SslMode, TargetSession};
 use super::errors::{self, Next};
+use super::statements::TOKEN_NAME as TOKEN;
 use super::{statements, tls};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{IdSource, SystemIds};
@@ -84,8 +86,9 @@ fn open_host(
     let modes = ways(params.tls.mode, &host.address);
     for &mode in modes {
         let connector = connector.filter(|_| mode != Mode::Disable);
-        let (error, next) = match attempt(params, host, mode, connector.cloned()) {
-            Ok(mut client) => match version(&mut client) {
+        let token = format!("{:032x}", SystemIds.bits());
+        let (error, next) = match attempt(params, host, mode, &token, connector.cloned()) {
+            Ok(mut client) => match own_session(&mut client, &token, host).and_then(|()| version(&mut client)) {
                 Ok(version) => {
                     return Ok(Opened { client, tls: connector.cloned(), host: host.to_string(), version });
                 }
@@ -119,9 +122,10 @@ fn attempt(
     params: &ConnectParams,
     host: &HostParams,
     mode: Mode,
+    token: &str,
     connector: Option<MakeRustlsConnect>,
 ) -> Result<Client, (Error, Next)> {
-    let config = config(params, host, mode);
+    let config = config(params, host, mode, token);
     let (sender, receiver) = mpsc::channel();
     std::thread::Builder::new()
         .name("barman-snap-dial".to_owned())
@@ -144,7 +148,7 @@ fn attempt(
 }
 
 /// The configuration of the crate for one attempt.
-fn config(params: &ConnectParams, host: &HostParams, mode: Mode) -> Config {
+fn config(params: &ConnectParams, host: &HostParams, mode: Mode, token: &str) -> Config {
     let mut config = Config::new();
     match &host.address {
         Address::Socket(directory) => {
@@ -179,14 +183,28 @@ fn config(params: &ConnectParams, host: &HostParams, mode: Mode) -> Config {
     if let Some(password) = &host.password {
         config.password(password.reveal());
     }
-    if let Some(options) = &params.options {
-        config.options(options);
-    }
+    let options = params.options.as_deref().unwrap_or_default();
+    config.options(format!("-c {TOKEN}={token} {options}").trim_end());
     if let Some(limit) = params.connect_timeout {
         config.connect_timeout(limit);
     }
     config.tcp_user_timeout(params.tcp_user_timeout.unwrap_or(Duration::ZERO));
     config
+}
+
+/// Refuses a session that is not our own.
+///
+/// A connection pooler (PgBouncer in any mode, and others) answers in place of the server and lends its clients sessions that it
+/// opened itself. There a backup would be begun in one and ended in another, and what is set for it would stay for whoever
+/// comes next. So the session is given a token when it is opened, and only one that has the token is ours: a pooler refuses
+/// what it does not know at the start of a session, or drops it. What passes everything through (a tunnel, a proxy for TCP) is
+/// no matter. Nothing was set until here that could stay.
+fn own_session(client: &mut Client, token: &str, host: &HostParams) -> Result<()> {
+    let rows = super::client::rows(client, statements::TOKEN).map_err(errors::statement)?;
+    match statements::one(&rows, 1)?[0].as_deref() {
+        Some(found) if found == token => Ok(()),
+        _ => Err(errors::pooler(host, "the session is not the one that was opened")),
+    }
 }
 
 fn version(client: &mut Client) -> Result<u32> {

@@ -116,9 +116,21 @@ pub(super) fn connect(error: postgres::Error, host: &HostParams, params: &Connec
     (Error::new(ErrorKind::PermissionDenied, format!("{at}: {text}: {cause}")).with_source(error), Next::Stop)
 }
 
+/// Not the server answered, but something that lends out its sessions.
+pub(super) fn pooler(host: &HostParams, why: &str) -> Error {
+    Error::precondition(format!("a connection pooler answers at {host}, not PostgreSQL itself: {why}")).with_hint(
+        "a backup is one session from start to stop: connect to the server directly, by its own port or socket, not through \
+         PgBouncer or the like",
+    )
+}
+
 /// The server answered and refused.
 fn refused(db: &DbError, at: &str, host: &HostParams) -> (Error, Next) {
     let code = db.code().code();
+    // What PgBouncer says of the options at the start of a session; PostgreSQL has no such message.
+    if db.message().starts_with("unsupported startup parameter") {
+        return (pooler(host, db.message()), Next::Stop);
+    }
     let (kind, next, hint) = match code {
         // no entry in pg_hba.conf, or one that wants or refuses TLS
         "28000" => {

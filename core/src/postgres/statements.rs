@@ -48,6 +48,9 @@ const FACT_SETTINGS: [&str; 11] = [
     "archive_library",
 ];
 
+/// A setting of nobody that a session of ours has from its start; it changes nothing.
+pub(super) const TOKEN_NAME: &str = "barman_snap.session";
+pub(super) const TOKEN: &str = "SELECT pg_catalog.current_setting('barman_snap.session', true)";
 pub(super) const VERSION: &str = "SHOW server_version_num";
 pub(super) const IN_RECOVERY: &str = "SELECT pg_is_in_recovery()";
 pub(super) const SWITCH_WAL: &str = "SELECT pg_switch_wal()";
@@ -84,7 +87,7 @@ pub(super) fn settings() -> String {
     format!("SELECT name, setting FROM pg_settings WHERE name IN ({})", names.join(", "))
 }
 
-/// What the connection sets for itself before anything else.
+/// What the connection sets for itself before anything else. It has to be known to be [our own](super::connect) by then.
 ///
 /// No timeout may end a session that holds a backup open during a long copy. `search_path` is pinned so that no object of
 /// a user can stand in for one of PostgreSQL's. `synchronous_commit` is left alone: none of the functions of a backup
