@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use barman_snap::catalog::{Catalog, Keep, StoreOptions};
 use barman_snap::model::{BackupInfo, BackupStatus};
+use barman_snap::wal::WalArchive;
 use barman_snap::{ErrorKind, Retry};
 use catalog_shared::{behaves, one_of_many_wins};
 
@@ -69,6 +70,26 @@ fn moto() -> Option<Moto> {
         assert!(Instant::now() < deadline, "moto does not answer: {answer}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The endpoint of a server that answers every request with this.
+fn answering(status: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 65_536];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let body = if request[..read].starts_with(b"HEAD") { "" } else { body };
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    endpoint
 }
 
 /// Runs the ignored test `name` of this file with these variables.
@@ -140,6 +161,51 @@ async fn half_catalog() {
 }
 
 #[test]
+fn a_segment_is_absent_only_from_a_bucket_that_is_seen() {
+    let Some(moto) = moto() else { return };
+    run_half("half_absent", &[("AWS_ENDPOINT_URL", &moto.endpoint)]);
+}
+
+#[tokio::test]
+#[ignore = "the other half of a_segment_is_absent_only_from_a_bucket_that_is_seen"]
+async fn half_absent() {
+    let name = "000000010000000000000009";
+    let to = tempfile::tempdir().unwrap().path().join("to");
+    for url in ["s3://no-such-bucket/p", "s3://bkt", "s3://bkt/elsewhere"] {
+        let error = WalArchive::new(&open(url).await).fetch(name, &to, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{url}: {}", error.chain());
+        let bucket = url.split('/').nth(2).unwrap();
+        assert!(error.chain().contains(name) && error.chain().contains(bucket), "{}", error.chain());
+    }
+    let catalog = open("s3://bkt").await;
+    // What only stock tools have written has nothing of ours in it.
+    catalog.space().put("pg1/wals/0000000100000000/000000010000000000000001.gz", "x").await.unwrap();
+    assert!(catalog.space().holds_any("pg1/wals").await.unwrap());
+    assert!(!catalog.space().holds_any("pg1/wal").await.unwrap());
+    let error = WalArchive::new(&catalog).fetch(name, &to, false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.chain());
+}
+
+#[test]
+fn a_page_that_says_not_found_is_no_archive_without_the_file() {
+    let endpoint = answering("404 Not Found", "<html><body>no such host</body></html>");
+    run_half("half_page", &[("AWS_ENDPOINT_URL", &endpoint)]);
+}
+
+#[tokio::test]
+#[ignore = "the other half of a_page_that_says_not_found_is_no_archive_without_the_file"]
+async fn half_page() {
+    let to = tempfile::tempdir().unwrap().path().join("to");
+    let catalog = open("s3://bkt/p").await;
+    let fetched = WalArchive::new(&catalog).fetch("000000010000000000000009", &to, false).await;
+    for error in [fetched.unwrap_err(), catalog.list().await.unwrap_err(), catalog.check_writable().await.unwrap_err()]
+    {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+        assert!(error.chain().contains("s3://bkt (http://127.0.0.1:"), "{}", error.chain());
+    }
+}
+
+#[test]
 fn an_endpoint_that_is_not_there_is_named_within_15_seconds() {
     run_half("half_unreachable", &[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")]);
 }
@@ -177,17 +243,7 @@ async fn half_silent() {
 #[test]
 fn a_refusal_is_permission_denied_and_a_full_store_is_exhausted() {
     for (status, half) in [("403 Forbidden", "half_forbidden"), ("507 Insufficient Storage", "half_full")] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                let mut request = [0; 65_536];
-                let _ = stream.read(&mut request);
-                let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            }
-        });
-        run_half(half, &[("AWS_ENDPOINT_URL", &endpoint)]);
+        run_half(half, &[("AWS_ENDPOINT_URL", &answering(status, ""))]);
     }
 }
 

@@ -141,6 +141,68 @@ fn a_full_file_system_is_exhausted_and_leaves_nothing() {
     assert_eq!(files, 0);
 }
 
+/// A network file system whose mount is missing, and a link that leads to it.
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_refused_at_once_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("nas");
+    std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
+    // It can stand at the root, above it, and below it.
+    std::fs::create_dir(dir.path().join("catalog")).unwrap();
+    std::os::unix::fs::symlink(&link, dir.path().join("catalog/pg1")).unwrap();
+    for root in [link.clone(), link.join("deep/er"), dir.path().join("catalog")] {
+        let space = ObjectSpace::local(&root);
+        let key = "pg1/sessions/x";
+        assert!(!space.holds_any("pg1").await.unwrap());
+        assert_eq!(space.get(key).await.unwrap(), None);
+        for error in [space.put_new(key, "x").await.unwrap_err(), space.put(key, "x").await.unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Precondition, "{}", error.chain());
+            assert!(error.chain().contains("is a link to /"), "{}", error.chain());
+        }
+    }
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let error = ObjectSpace::local(&file).put("a", "x").await.unwrap_err();
+    assert!(error.message().ends_with("file is not a directory"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn a_directory_that_does_not_answer_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = ObjectSpace::local(dir.path()).with_limit(std::time::Duration::from_millis(300));
+    // A pipe into which nobody writes hangs as a network file system does.
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.path().join("object"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    assert_eq!(space.get("object").await.unwrap_err().kind(), ErrorKind::Unavailable);
+    space.put("other", "x").await.unwrap();
+    // Somebody who is stopped while he holds the lock.
+    let lock = std::fs::File::open(dir.path().join(".barman-snap.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = space.put("other", "y").await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Unknown), "{}", error.chain());
+    assert_eq!(space.get("other").await.unwrap().unwrap().0, "x");
+}
+
+#[tokio::test]
+async fn a_folder_holds_an_object_at_any_depth_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for space in [ObjectSpace::in_memory(), ObjectSpace::local(dir.path())] {
+        assert!(!space.holds_any("pg1/wals").await.unwrap());
+        space.put("pg1/wals2/x", "x").await.unwrap();
+        assert!(!space.holds_any("pg1/wals").await.unwrap());
+        space.put("pg1/wals/a/b", "x").await.unwrap();
+        assert!(space.holds_any("pg1/wals").await.unwrap());
+    }
+    std::fs::create_dir_all(dir.path().join("pg2/wals/0000000100000000")).unwrap();
+    assert!(!ObjectSpace::local(dir.path()).holds_any("pg2/wals").await.unwrap());
+}
+
 fn put_fails(root: &Path) -> Error {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(ObjectSpace::local(root).put_new("a", "x")).unwrap_err()

@@ -185,6 +185,68 @@ async fn absent_is_not_found_and_a_missing_directory_is_not() {
     assert_eq!(fetch("../x", "to").await, ErrorKind::InvalidInput);
 }
 
+/// PostgreSQL would be promoted there and then.
+#[tokio::test]
+async fn a_file_is_absent_only_from_an_archive_that_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, to, next) = (dir.path().join("catalog"), dir.path().join("to"), "00000001000000000000000A");
+    let archive = WalArchive::new(&catalog(&ObjectSpace::local(&root)));
+    let refused = async |what: &str| {
+        for name in [NAME, next, "00000002.history"] {
+            let error = archive.fetch(name, &to, true).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {}", error.chain());
+            assert!(error.chain().contains(name) && error.chain().contains("catalog"), "{what}: {}", error.chain());
+        }
+    };
+    let moved = |from: &str, to: &str| std::fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
+    refused("nothing was ever there").await;
+    archive.archive(&write(dir.path(), NAME, &content(NAME, SYSTEM, 1))).await.unwrap();
+    assert_eq!(archive.fetch(next, &to, true).await.unwrap_err().kind(), ErrorKind::NotFound);
+    moved("catalog", "away");
+    refused("the directory is gone").await;
+    std::fs::create_dir(&root).unwrap();
+    refused("a mount point on which nothing is mounted").await;
+    std::fs::remove_dir(&root).unwrap();
+    std::os::unix::fs::symlink("/nowhere/at/all", &root).unwrap();
+    refused("a link to what is not mounted").await;
+    std::fs::remove_file(&root).unwrap();
+    moved("away", "catalog");
+    // Only the WAL is on another disk; the rest is still there.
+    moved("catalog/pg1/wals", "wals");
+    refused("the folder of the WAL is gone").await;
+    std::fs::create_dir_all(root.join("pg1/wals/0000000100000000")).unwrap();
+    refused("the folder of the WAL is empty").await;
+    std::fs::remove_dir_all(root.join("pg1/wals")).unwrap();
+    moved("wals", "catalog/pg1/wals");
+    archive.fetch(NAME, &to, true).await.unwrap();
+    assert_eq!(archive.fetch(next, &to, true).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// A standby at the end of the WAL asks every few seconds.
+#[tokio::test]
+async fn to_see_the_archive_costs_one_list_for_a_file_that_is_absent_and_none_for_another() {
+    #[derive(Debug, Default)]
+    struct Count(std::sync::atomic::AtomicUsize);
+    impl StoreHook for Count {
+        fn before(&self, op: StoreOp, _: &str) -> Result<()> {
+            self.0.fetch_add(usize::from(op == StoreOp::List), std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        }
+        fn after(&self, _: StoreOp, _: &str) -> Result<()> {
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let count = std::sync::Arc::new(Count::default());
+    let archive = WalArchive::new(&catalog(&ObjectSpace::in_memory().with_hook(count.clone())));
+    archive.archive(&write(dir.path(), NAME, &content(NAME, SYSTEM, 1))).await.unwrap();
+    let before = count.0.load(std::sync::atomic::Ordering::SeqCst);
+    archive.fetch(NAME, &dir.path().join("to"), false).await.unwrap();
+    assert_eq!(count.0.load(std::sync::atomic::Ordering::SeqCst), before);
+    archive.fetch("00000001000000000000000A", &dir.path().join("to"), true).await.unwrap_err();
+    assert_eq!(count.0.load(std::sync::atomic::Ordering::SeqCst), before + 1);
+}
+
 #[tokio::test]
 async fn missing_segments_are_found_across_folders_and_supplied_from_pg_wal() {
     let dir = tempfile::tempdir().unwrap();

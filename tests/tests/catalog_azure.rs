@@ -91,8 +91,13 @@ fn a_segment_goes_there_and_comes_back_by_the_command_line() {
     let restored = snap.run(["wal-restore", public.as_str(), "pg1", name, &path("back")]);
     restored.expect_success();
     assert!(std::fs::read(place.path().join("back")).unwrap() == segment, "byte for byte");
-    let absent = snap.run(["wal-restore", public.as_str(), "pg1", "000000010000000000000002", &path("none")]);
-    assert!(!absent.success());
+    // Only an archive that is seen can lack a file: not another prefix, nor a container that does not exist.
+    let absent = |url: &str| snap.run(["wal-restore", url, "pg1", "000000010000000000000002", &path("none")]);
+    assert_eq!(absent(&public).code(), 1);
+    for url in [server.url("elsewhere"), url.replace(Azurite::CONTAINER, "no-such-container")] {
+        let ran = absent(&url);
+        assert_eq!(ran.code(), 2, "{}\n{}", ran.line, ran.stderr);
+    }
 }
 
 /// What PostgreSQL 17 would write as its first segment, as far as anybody looks: the long header of the first page

@@ -82,8 +82,13 @@ fn a_segment_goes_there_and_comes_back_by_the_command_line() {
     snap.run(["wal-archive", url, "pg1", &path(name), "--gzip"]).expect_success();
     snap.run(["wal-restore", url, "pg1", name, &path("back")]).expect_success();
     assert!(std::fs::read(place.path().join("back")).unwrap() == segment, "byte for byte");
-    let absent = snap.run(["wal-restore", url, "pg1", "000000010000000000000002", &path("none")]);
-    assert!(!absent.success());
+    // Only an archive that is seen can lack a file: not another prefix, nor a bucket that does not exist.
+    let absent = |url: &str| snap.run(["wal-restore", url, "pg1", "000000010000000000000002", &path("none")]);
+    assert_eq!(absent(url).code(), 1);
+    for url in [format!("{url}/elsewhere"), "gs://no-such-bucket/p".to_owned()] {
+        let ran = absent(&url);
+        assert_eq!(ran.code(), 2, "{}\n{}", ran.line, ran.stderr);
+    }
 }
 
 /// What the first page of segment 1 of timeline 1 begins with (`XLogLongPageHeaderData` of PostgreSQL 15).

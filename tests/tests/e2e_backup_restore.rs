@@ -14,7 +14,7 @@ use barman_snap_tests::load::{Load, fill};
 use barman_snap_tests::pg::{Cluster, Installation, Stop};
 use barman_snap_tests::site::{Site, checked_pages, wait_until_promoted, wait_until_quiet};
 use barman_snap_tests::wait::{pass, wait_for};
-use barman_snap_tests::{checks, need};
+use barman_snap_tests::{checks, need, user};
 
 /// The method that each kind of file system is expected to be snapshotted with.
 fn method(kind: Kind) -> &'static str {
@@ -213,14 +213,30 @@ fn recovery_stops_where_the_archive_cannot_be_read_and_goes_on_when_it_can() {
     let next = segments.iter().find(|key| key.rsplit('/').next().is_some_and(|name| *name > *end));
     let object = site.object(next.expect("WAL after the backup"));
     let mode = |mode| fs::set_permissions(&object, Permissions::from_mode(mode)).expect("the object is there");
+    let catalog = Path::new(&site.url);
+    let away = catalog.with_extension("away");
+    let moved = |from: &Path, to: &Path| fs::rename(from, to).expect("the catalog can be moved");
+    let stops = |what: &str| {
+        // It may have come far enough to be a hot standby for a moment.
+        cluster.try_start();
+        let stopped = || (!cluster.data().join("postmaster.pid").exists()).then_some(());
+        wait_for("the server to stop", Duration::from_secs(30), stopped);
+        let log = cluster.log();
+        assert!(log.contains("could not restore file"), "{what}: {log}");
+        assert!(!log.contains("archive recovery complete"), "{what}: {log}");
+    };
     mode(0o000);
-    // It may have come far enough to be a hot standby for a moment.
-    cluster.try_start();
-    let stopped = || (!cluster.data().join("postmaster.pid").exists()).then_some(());
-    wait_for("the server to stop", Duration::from_secs(30), stopped);
-    let log = cluster.log();
-    assert!(log.contains("could not restore file") && !log.contains("archive recovery complete"), "{log}");
+    stops("an object that cannot be read");
     mode(0o600);
+    moved(catalog, &away);
+    stops("a directory that is gone");
+    user::make_dir(catalog);
+    stops("a mount point on which nothing is mounted");
+    fs::remove_dir(catalog).expect("nobody has written into it");
+    std::os::unix::fs::symlink("/nowhere/at/all", catalog).expect("a link can be made");
+    stops("a link to what is not mounted");
+    fs::remove_file(catalog).expect("the link is there");
+    moved(&away, catalog);
     cluster.start();
     wait_until_promoted(cluster);
     assert_eq!(cluster.sql("SELECT count(*) FROM later"), "1000");

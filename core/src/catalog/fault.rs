@@ -14,7 +14,10 @@ use crate::error::{Error, ErrorKind, Retry};
 /// Whether the failed call could have changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
+    /// Of one object.
     Read,
+    /// Of what there is.
+    List,
     Write,
 }
 
@@ -23,12 +26,18 @@ pub(super) fn translate(access: Access, store: &str, key: &str, error: object_st
     use object_store::Error as Store;
     let doing = match access {
         Access::Read => "read",
+        Access::List => "list",
         Access::Write => "write",
     };
     let made = |kind, message: String| Error::new(kind, message).with_context("store", store);
     let made = match &error {
         _ if bucket_is_missing(&error) => made(ErrorKind::NotFound, format!("there is no bucket for {store}"))
             .with_hint("create it first, or correct the URL"),
+        // Only an object can be absent. A page of this status comes from something else that listens there.
+        _ if access != Access::Read && is_not_found(&error) => {
+            made(ErrorKind::Unavailable, format!("{store} answers as if there were no object store"))
+                .with_hint("is the endpoint that of an object store, and is it up?")
+        }
         Store::NotFound { .. } => made(ErrorKind::NotFound, format!("{key} is not in {store}")),
         Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => denied(doing, store, key),
         Store::AlreadyExists { .. } | Store::Precondition { .. } => {
@@ -62,7 +71,7 @@ fn told(error: &object_store::Error) -> Option<String> {
 /// What the library only calls an error: the network, and answers of the server that it does not know.
 fn generic(access: Access, doing: &str, store: &str, key: &str, error: &object_store::Error) -> Error {
     let unknown = match access {
-        Access::Read => Retry::Safe,
+        Access::Read | Access::List => Retry::Safe,
         Access::Write => Retry::Unknown,
     };
     let make = |kind, message: String| Error::new(kind, message).with_context("store", store);
@@ -84,7 +93,7 @@ fn generic(access: Access, doing: &str, store: &str, key: &str, error: &object_s
         Some(429 | 503) => {
             make(ErrorKind::Exhausted, format!("{store} refuses requests because there are too many, or is overloaded"))
                 .with_retry(match access {
-                    Access::Read => Retry::After(Duration::from_secs(1)),
+                    Access::Read | Access::List => Retry::After(Duration::from_secs(1)),
                     Access::Write => Retry::Unknown,
                 })
         }
@@ -123,10 +132,14 @@ fn redirected(store: &str) -> Error {
 /// object.
 pub(super) fn bucket_is_missing(error: &object_store::Error) -> bool {
     let text = chain(error);
-    (matches!(error, object_store::Error::NotFound { .. }) || status(error) == Some(404))
+    is_not_found(error)
         && ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
             .iter()
             .any(|word| text.contains(word))
+}
+
+fn is_not_found(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. }) || status(error) == Some(404)
 }
 
 fn http_error(error: &object_store::Error) -> Option<HttpErrorKind> {

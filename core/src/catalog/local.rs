@@ -38,6 +38,11 @@ pub(super) const PRIVATE: &str = ".barman-snap.";
 const LOCK: &str = ".barman-snap.lock";
 /// Nobody writes one object for longer than this; a temporary file that is older is the leftover of a crash.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+/// How often something is tried again that others undo at the same time: an empty directory is removed, a name is taken.
+const ROUNDS: u32 = 64;
+/// How long to wait for others who write, and how often to look. Each of them holds the lock for one object.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Links to directories are followed (a catalog may have its `wals` on another disk), but not for ever.
 const MAX_DEPTH: u32 = 32;
 
@@ -171,6 +176,25 @@ impl LocalStore {
         Ok((objects, dirs))
     }
 
+    /// Whether there is any object below the directory `prefix`.
+    pub(super) fn holds_any(&self, prefix: &str) -> Result<bool> {
+        self.finds_any(prefix, 0)
+    }
+
+    fn finds_any(&self, prefix: &str, depth: u32) -> Result<bool> {
+        let (objects, dirs) = self.list_dir(prefix)?;
+        if !objects.is_empty() {
+            return Ok(true);
+        }
+        // What is nested too deeply is not seen; nobody puts an object there.
+        for dir in dirs.iter().filter(|_| depth < MAX_DEPTH) {
+            if self.finds_any(&join(prefix, dir), depth + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn delete(&self, key: &str) -> Result<()> {
         let path = self.path(key)?;
         if matches!(fs::symlink_metadata(&path), Err(error) if absent(&error)) {
@@ -225,13 +249,16 @@ impl LocalStore {
         let path = self.root.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|error| Error::io("open", &path, error))?;
-        loop {
-            match flock(&file, FlockOperation::LockExclusive) {
+        for _ in 0..LOCK_PATIENCE.as_millis() / LOCK_PAUSE.as_millis() {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(file),
-                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK | Errno::INTR) => pause(),
                 Err(errno) => return Err(Error::io("lock", &path, errno.into())),
             }
         }
+        Err(Error::new(ErrorKind::Unavailable, format!("another process has locked {} for a minute", path.display()))
+            .with_retry(Retry::Safe)
+            .with_hint("see which one with fuser or lsof; it may be stopped, or wait for its disk"))
     }
 
     /// Writes an object where none is; [`ErrorKind::Conflict`] if there is one.
@@ -243,7 +270,7 @@ impl LocalStore {
             _ => Error::io("write", path, error),
         };
         let dir = path.parent().unwrap_or(&self.root);
-        loop {
+        for _ in 0..ROUNDS {
             make_dirs(dir)?;
             let named = match nameless::create(dir) {
                 Ok(Some(mut file)) => write_pieces(&mut file, bytes)
@@ -264,6 +291,7 @@ impl LocalStore {
                 }
             }
         }
+        Err(unsettled(path))
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
@@ -279,7 +307,7 @@ impl LocalStore {
     fn write_temp(&self, path: &Path, bytes: &[u8]) -> Result<Temp> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let dir = path.parent().unwrap_or(&self.root);
-        loop {
+        for _ in 0..ROUNDS {
             make_dirs(dir)?;
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
             let temp = dir.join(format!("{PRIVATE}{}.{number}", std::process::id()));
@@ -304,6 +332,7 @@ impl LocalStore {
             self.sweep(dir);
             return Ok(temp);
         }
+        Err(unsettled(path))
     }
 
     /// Removes what crashes have left in `dir`, once per process.
@@ -409,7 +438,8 @@ fn name_if_absent(temp: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `dir` and every directory above it that is missing, each one flushed into its parent.
+/// Makes `dir` and every directory above it that is missing, each one flushed into its parent. Others may remove an empty
+/// one at the same time: the caller looks, and comes back a bounded number of times.
 fn make_dirs(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -419,11 +449,33 @@ fn make_dirs(dir: &Path) -> Result<()> {
     }
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => flush_parent(dir),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // Somebody has removed the empty parent again: the caller's loop comes back.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_dirs(dir.parent().unwrap_or(dir)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => no_directory(dir).map_or(Ok(()), Err),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::io("create the directory", dir, error)),
     }
+}
+
+/// Why what stands at `dir` is no directory; `None` if it is one, or gone.
+fn no_directory(dir: &Path) -> Option<Error> {
+    if dir.is_dir() {
+        return None;
+    }
+    if let Ok(to) = fs::read_link(dir) {
+        let message = format!("{} is a link to {}, where there is no directory", dir.display(), to.display());
+        return Some(Error::precondition(message).with_hint("mount the file system that it leads to"));
+    }
+    let there = fs::symlink_metadata(dir).is_ok();
+    there.then(|| Error::precondition(format!("{} is not a directory", dir.display())))
+}
+
+fn unsettled(path: &Path) -> Error {
+    let message = format!("cannot create {}: its directory keeps vanishing", path.display());
+    Error::new(ErrorKind::Conflict, message).with_retry(Retry::Safe)
+}
+
+#[allow(clippy::disallowed_methods, reason = "a lock of a file has no clock, and this thread may block")]
+fn pause() {
+    std::thread::sleep(LOCK_PAUSE);
 }
 
 /// Makes the name of `path` durable.

@@ -14,11 +14,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::{Path as StorePath, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
@@ -28,6 +30,14 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 
 /// How many requests one call makes at the same time.
 pub(crate) const PARALLEL: usize = 16;
+
+/// How long an operation on a directory may take, besides [`PER_MIB`]. A network file system whose server is gone lets a call
+/// hang for ever. Requests to other stores have limits of their own ([`store`](super::store)).
+const DIRECTORY_LIMIT: Duration = Duration::from_secs(120);
+/// How much longer for each MiB of the object.
+const PER_MIB: Duration = Duration::from_secs(1);
+/// A store may answer with an empty page and say that there are more.
+const EMPTY_PAGES: u32 = 8;
 
 /// What a list says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,12 +117,24 @@ enum Backend {
     Remote(Arc<dyn ObjectStore>),
 }
 
+/// The same store, asked for one page of a list.
+#[derive(Clone)]
+struct Pages(Arc<dyn PaginatedListStore>);
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pages")
+    }
+}
+
 /// An object store. See the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct ObjectSpace {
     backend: Backend,
+    pages: Option<Pages>,
     name: Arc<str>,
     hook: Option<Arc<dyn StoreHook>>,
+    limit: Duration,
 }
 
 impl ObjectSpace {
@@ -120,12 +142,18 @@ impl ObjectSpace {
     pub fn local(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         let name = root.display().to_string().into();
-        Self { backend: Backend::Local(LocalStore::new(root)), name, hook: None }
+        Self { backend: Backend::Local(LocalStore::new(root)), pages: None, name, hook: None, limit: DIRECTORY_LIMIT }
     }
 
     /// Any object store that can put conditionally. `name` is what messages call it; keys are below its root.
     pub fn remote(store: Arc<dyn ObjectStore>, name: &str) -> Self {
-        Self { backend: Backend::Remote(store), name: name.into(), hook: None }
+        Self { backend: Backend::Remote(store), pages: None, name: name.into(), hook: None, limit: DIRECTORY_LIMIT }
+    }
+
+    /// As [`remote`](Self::remote), of a store that can be asked for one page of a list.
+    pub(super) fn paged<S: ObjectStore + PaginatedListStore>(store: S, name: &str) -> Self {
+        let store = Arc::new(store);
+        Self { pages: Some(Pages(Arc::clone(&store) as _)), ..Self::remote(store, name) }
     }
 
     /// A store that vanishes with the process.
@@ -140,6 +168,18 @@ impl ObjectSpace {
         Self { hook: Some(hook), ..self.clone() }
     }
 
+    /// The same store, with another limit for each operation on a directory.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_limit(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
+    }
+
+    /// True for a directory, which may be on a file system that comes and goes.
+    pub(crate) fn is_directory(&self) -> bool {
+        matches!(self.backend, Backend::Local(_))
+    }
+
     /// What messages call it: a path, or a URL and its endpoint.
     pub fn name(&self) -> &str {
         &self.name
@@ -152,7 +192,7 @@ impl ObjectSpace {
             match &self.backend {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
-                    blocking(move || local.put_new(&key, &bytes)).await
+                    self.on_disk(bytes.len() as u64, move || local.put_new(&key, &bytes)).await
                 }
                 Backend::Remote(store) => self.remote_put_new(store, key, bytes).await,
             }
@@ -186,7 +226,7 @@ impl ObjectSpace {
             match &self.backend {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
-                    blocking(move || local.put(&key, &bytes)).await
+                    self.on_disk(bytes.len() as u64, move || local.put(&key, &bytes)).await
                 }
                 Backend::Remote(store) => {
                     let put = store.put(&store_path(key)?, bytes.into()).await;
@@ -204,7 +244,8 @@ impl ObjectSpace {
             match (&self.backend, &version.0) {
                 (Backend::Local(local), Repr::Local(version)) => {
                     let (local, key, version) = (local.clone(), key.to_owned(), *version);
-                    blocking(move || local.put_if_version(&key, &bytes, &version)).await.map(|done| match done {
+                    let put = move || local.put_if_version(&key, &bytes, &version);
+                    self.on_disk(0, put).await.map(|done| match done {
                         PutIf::Replaced(version) => PutIf::Replaced(Version(Repr::Local(version))),
                         PutIf::Changed => PutIf::Changed,
                     })
@@ -234,7 +275,8 @@ impl ObjectSpace {
             match &self.backend {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
-                    let got = blocking(move || local.get(&key)).await?;
+                    let size = self.size_on_disk(&local, &key).await?;
+                    let got = self.on_disk(size, move || local.get(&key)).await?;
                     Ok(got.map(|(bytes, version)| (bytes, Version(Repr::Local(version)))))
                 }
                 Backend::Remote(store) => self.remote_get(store, key).await,
@@ -261,7 +303,8 @@ impl ObjectSpace {
             let store = match &self.backend {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
-                    return blocking(move || local.get_to_file(&key, &file)).await;
+                    let size = self.size_on_disk(&local, &key).await?;
+                    return self.on_disk(size, move || local.get_to_file(&key, &file)).await;
                 }
                 Backend::Remote(store) => store,
             };
@@ -292,7 +335,7 @@ impl ObjectSpace {
             match &self.backend {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
-                    blocking(move || local.head(&key)).await
+                    self.on_disk(0, move || local.head(&key)).await
                 }
                 Backend::Remote(store) => match store.head(&store_path(key)?).await {
                     Ok(meta) => Ok(Some(object_info(meta))),
@@ -309,12 +352,12 @@ impl ObjectSpace {
             let mut found: Vec<_> = match &self.backend {
                 Backend::Local(local) => {
                     let (local, folder) = (local.clone(), folder.to_owned());
-                    blocking(move || local.list(&folder)).await?
+                    self.on_disk(0, move || local.list(&folder)).await?
                 }
                 Backend::Remote(store) => {
                     let path = store_path(folder)?;
                     let list = store.list(Some(&path)).map_ok(object_info).try_collect().await;
-                    list.map_err(|error| self.fail(Access::Read, folder, error))?
+                    list.map_err(|error| self.fail(Access::List, folder, error))?
                 }
             };
             found.sort_unstable_by(|a: &ObjectInfo, b| a.key.cmp(&b.key));
@@ -329,12 +372,12 @@ impl ObjectSpace {
             let (mut objects, mut dirs): (Vec<ObjectInfo>, Vec<String>) = match &self.backend {
                 Backend::Local(local) => {
                     let (local, folder) = (local.clone(), folder.to_owned());
-                    blocking(move || local.list_dir(&folder)).await?
+                    self.on_disk(0, move || local.list_dir(&folder)).await?
                 }
                 Backend::Remote(store) => {
                     let path = store_path(folder)?;
                     let list = store.list_with_delimiter(Some(&path)).await;
-                    let list = list.map_err(|error| self.fail(Access::Read, folder, error))?;
+                    let list = list.map_err(|error| self.fail(Access::List, folder, error))?;
                     let dirs = list.common_prefixes.iter().filter_map(|dir| dir.filename().map(str::to_owned));
                     (list.objects.into_iter().map(object_info).collect(), dirs.collect())
                 }
@@ -346,13 +389,48 @@ impl ObjectSpace {
         .await
     }
 
+    /// Whether there is any object below a folder, at any depth. One small request, however many there are.
+    pub async fn holds_any(&self, folder: &str) -> Result<bool> {
+        self.hooked(StoreOp::List, folder, async {
+            match (&self.backend, &self.pages) {
+                (Backend::Local(local), _) => {
+                    let (local, folder) = (local.clone(), folder.to_owned());
+                    self.on_disk(0, move || local.holds_any(&folder)).await
+                }
+                (Backend::Remote(_), Some(Pages(pages))) => self.first_page_holds_any(pages.as_ref(), folder).await,
+                (Backend::Remote(store), None) => {
+                    let first = store.list(Some(&store_path(folder)?)).next().await.transpose();
+                    first.map(|object| object.is_some()).map_err(|error| self.fail(Access::List, folder, error))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn first_page_holds_any(&self, pages: &dyn PaginatedListStore, folder: &str) -> Result<bool> {
+        let prefix = format!("{}/", store_path(folder)?);
+        let mut options = PaginatedListOptions { max_keys: Some(1), ..PaginatedListOptions::default() };
+        for _ in 0..EMPTY_PAGES {
+            let page = pages.list_paginated(Some(&prefix), options.clone()).await;
+            let page = page.map_err(|error| self.fail(Access::List, folder, error))?;
+            if !page.result.objects.is_empty() {
+                return Ok(true);
+            }
+            match page.page_token {
+                Some(token) => options.page_token = Some(token),
+                None => break,
+            }
+        }
+        Ok(false)
+    }
+
     /// Deletes an object. Gone already is success.
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.hooked(StoreOp::Delete, key, async {
             match &self.backend {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
-                    blocking(move || local.delete(&key)).await
+                    self.on_disk(0, move || local.delete(&key)).await
                 }
                 Backend::Remote(store) => match store.delete(&store_path(key)?).await {
                     Ok(()) => Ok(()),
@@ -378,6 +456,23 @@ impl ObjectSpace {
         let keys: Vec<String> = self.list(folder).await?.into_iter().map(|object| object.key).collect();
         self.delete_many(&keys).await?;
         Ok(keys.len())
+    }
+
+    /// Works on the files of a directory, within a limit.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let limit = self.limit.saturating_add(PER_MIB.saturating_mul(mib));
+        let name = Arc::clone(&self.name);
+        blocking(move || within(limit, &name, work)).await
+    }
+
+    async fn size_on_disk(&self, local: &LocalStore, key: &str) -> Result<u64> {
+        let (local, key) = (local.clone(), key.to_owned());
+        Ok(self.on_disk(0, move || local.head(&key)).await?.map_or(0, |object| object.size))
     }
 
     async fn hooked<T>(&self, op: StoreOp, key: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -425,6 +520,29 @@ fn object_info(meta: object_store::ObjectMeta) -> ObjectInfo {
 
 fn remote_version(e_tag: Option<String>, version: Option<String>) -> Version {
     Version(Repr::Remote { e_tag, version })
+}
+
+/// Does `work` on a thread of its own and gives it up after `limit`: a call that hangs cannot be ended, but nobody has to wait
+/// for it, nor does the end of the process.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    name: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (done, wait) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        // If nobody waits any more, nobody wants to know.
+        .spawn(move || drop(done.send(work())))
+        .map_err(|error| Error::io("start a thread for", name, error))?;
+    wait.recv_timeout(limit).unwrap_or_else(|error| match error {
+        mpsc::RecvTimeoutError::Timeout => {
+            let message = format!("{name} did not answer within {} s", limit.as_secs());
+            Err(Error::new(ErrorKind::Unavailable, message)
+                .with_retry(Retry::Unknown)
+                .with_hint("is it on a network file system whose server is gone?"))
+        }
+        mpsc::RecvTimeoutError::Disconnected => Err(Error::internal("a file operation did not finish")),
+    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

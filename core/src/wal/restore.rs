@@ -1,8 +1,9 @@
 //! Bringing one WAL file back: what `restore_command` does.
 //!
 //! The invariants: the destination appears whole, checked and durable, or not at all. Absent is
-//! [`NotFound`](ErrorKind::NotFound) and nothing else is, because PostgreSQL takes "not found" for the end of the WAL: a network
-//! error must never look like it.
+//! [`NotFound`](ErrorKind::NotFound) and nothing else is, because PostgreSQL takes "not found" for the end of the WAL: neither a
+//! network error nor an archive that is not there (a file system that is not mounted, a bucket that is gone, a gateway that
+//! answers with a page of its own) must ever look like it. So a file is absent only from an archive that was seen.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::archive::{MAX_BYTES, WalArchive, blocking, check};
 use super::codec;
 use crate::catalog::write_pieces;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::model::{Compression, WalName};
 
 /// What was brought back.
@@ -30,20 +31,67 @@ impl WalArchive {
     /// given as that.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound), [`InvalidInput`](ErrorKind::InvalidInput) for a name that PostgreSQL does not use,
+    /// [`NotFound`](ErrorKind::NotFound) if the archive was seen to be there and to lack it,
+    /// [`Unavailable`](ErrorKind::Unavailable) if that cannot be told,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that PostgreSQL does not use,
     /// [`Corrupt`](ErrorKind::Corrupt) if no object of that name is sound, [`Conflict`](ErrorKind::Conflict) if it is of
     /// another cluster.
     pub async fn fetch(&self, name: &str, destination: &Path, allow_partial: bool) -> Result<Fetched> {
         let name: WalName = name.parse()?;
+        let mut found = self.find(name, destination, allow_partial).await;
+        if let Ok(None) = found {
+            self.prove_there(name).await?;
+            // A file system that was mounted in between: seen now, and not yet when the file was looked for.
+            if self.catalog.space().is_directory() {
+                found = self.find(name, destination, allow_partial).await;
+            }
+        }
+        match found {
+            Ok(Some(fetched)) => Ok(fetched),
+            Ok(None) => Err(Error::not_found(format!("the archive of {} has no {name}", self.catalog.server()))),
+            Err(error) => Err(self.not_absent(name, error)),
+        }
+    }
+
+    async fn find(&self, name: WalName, destination: &Path, allow_partial: bool) -> Result<Option<Fetched>> {
         if let Some(fetched) = self.fetch_exact(name, destination, false).await? {
-            return Ok(fetched);
+            return Ok(Some(fetched));
         }
-        if let (WalName::Segment(segment), true) = (name, allow_partial)
-            && let Some(fetched) = self.fetch_exact(WalName::Partial(segment), destination, true).await?
-        {
-            return Ok(fetched);
+        match name {
+            WalName::Segment(segment) if allow_partial => {
+                self.fetch_exact(WalName::Partial(segment), destination, true).await
+            }
+            _ => Ok(None),
         }
-        Err(Error::not_found(format!("the archive of {} has no {name}", self.catalog.server())))
+    }
+
+    /// Refuses to speak for an archive that is not seen. Whatever wrote a catalog, us or a stock tool, one that a server can be
+    /// restored from has WAL: at least that of a backup. One request, so that a standby at the end of the WAL can go on asking.
+    async fn prove_there(&self, name: WalName) -> Result<()> {
+        let space = self.catalog.space();
+        match space.holds_any(&self.catalog.layout().wals()).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let server = self.catalog.server();
+                let message = format!(
+                    "cannot tell whether the archive of {server} has {name}: there is no WAL at all in {}",
+                    space.name()
+                );
+                Err(Error::new(ErrorKind::Unavailable, message)
+                    .with_retry(Retry::Safe)
+                    .with_hint("is the file system mounted, and are the URL and the name of the server right?"))
+            }
+            Err(error) => Err(self.not_absent(name, error)),
+        }
+    }
+
+    /// Whatever was not found on the way, it is not the file.
+    fn not_absent(&self, name: WalName, error: Error) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        let message = format!("cannot tell whether the archive of {} has {name}", self.catalog.server());
+        Error::new(ErrorKind::Unavailable, message).with_retry(error.retry()).with_source(error)
     }
 
     /// The content of a small file, a history file for example; none if the archive does not have it.

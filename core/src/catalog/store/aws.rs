@@ -3,8 +3,6 @@
 //! Order of credentials, as in the AWS SDKs: a profile named by option, variables, the profile of `AWS_PROFILE` (or
 //! `default`), a web identity, a container, the role of the machine.
 
-use std::sync::Arc;
-
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut, resolve_bucket_region};
 use object_store::{Certificate, ClientOptions};
 
@@ -42,7 +40,7 @@ pub(super) async fn open(bucket: &str, options: &StoreOptions, vars: &Vars) -> R
     builder = address(builder, bucket, endpoint.as_deref(), options.addressing_style, &profile);
     builder = encrypt(builder, options.s3_encryption.as_ref());
     let store = builder.build().map_err(|error| cannot_open(&name, error))?;
-    Ok(ObjectSpace::remote(Arc::new(store), &name))
+    Ok(ObjectSpace::paged(store, &name))
 }
 
 fn endpoint(options: &StoreOptions, vars: &Vars, profile: &Profile) -> Option<String> {

@@ -5,7 +5,6 @@
 //! (emulators, private end points) needs one of the three variables.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder, split_sas};
 
@@ -62,7 +61,7 @@ pub(super) fn open(
         },
     };
     let store = builder.build().map_err(|error| cannot_open(&name, error))?;
-    Ok(ObjectSpace::remote(Arc::new(store), &name))
+    Ok(ObjectSpace::paged(store, &name))
 }
 
 /// What the Azure SDKs read for their default credential.

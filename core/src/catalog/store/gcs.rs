@@ -3,8 +3,6 @@
 //! Credentials: `GOOGLE_APPLICATION_CREDENTIALS`, the file of `gcloud auth application-default login`, the machine's service
 //! account. `STORAGE_EMULATOR_HOST` is honoured as Google's own libraries do, without credentials.
 
-use std::sync::Arc;
-
 use object_store::gcp::GoogleCloudStorageBuilder;
 
 use super::{StoreOptions, Vars, cannot_open, check_endpoint, client, retries};
@@ -37,5 +35,5 @@ pub(super) fn open(bucket: &str, options: &StoreOptions, vars: &Vars) -> Result<
         builder = builder.with_application_credentials(path);
     }
     let store = builder.build().map_err(|error| cannot_open(&name, error))?;
-    Ok(ObjectSpace::remote(Arc::new(store), &name))
+    Ok(ObjectSpace::paged(store, &name))
 }
