@@ -151,7 +151,7 @@ fn a_plan_reads_well_and_round_trips_as_json() {
     assert_eq!(serde_json::from_str::<RestorePlan>(&json).unwrap(), plan);
     insta::assert_snapshot!(plan.to_string(), @r"
     restore of backup 20260529T095900 (PostgreSQL 15) to /new/data
-    recover up to and including 0/A000200, then promote
+    recover up to and including 0/A000200 on timeline 1, then promote
       copy     pg (data) -> /new/data
       copy     ts (one) -> /new/one
       copy     pg (two) -> /new/two
@@ -165,7 +165,7 @@ fn a_plan_reads_well_and_round_trips_as_json() {
       set      restore_command = /usr/bin/barman-snap wal-restore /cat main %f %p || exit $(($? == 1 ? 1 : 255))
       set      recovery_target_lsn = 0/A000200
       set      recovery_target_inclusive = on
-      set      recovery_target_timeline = latest
+      set      recovery_target_timeline = 1
       set      recovery_target_action = promote
     warning: the restored server keeps the archive_command of the original and will archive its new timeline with it; turn archiving off if it is a clone
     ");

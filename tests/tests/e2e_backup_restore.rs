@@ -233,14 +233,53 @@ fn recovery_stops_where_the_archive_cannot_be_read_and_goes_on_when_it_can() {
     user::make_dir(catalog);
     stops("a mount point on which nothing is mounted");
     fs::remove_dir(catalog).expect("nobody has written into it");
-    std::os::unix::fs::symlink("/nowhere/at/all", catalog).expect("a link can be made");
-    stops("a link to what is not mounted");
-    fs::remove_file(catalog).expect("the link is there");
     moved(&away, catalog);
     cluster.start();
     wait_until_promoted(cluster);
     assert_eq!(cluster.sql("SELECT count(*) FROM later"), "1000");
     assert_eq!(checks::sums(cluster), expected);
+}
+
+#[test]
+fn a_failover_is_followed_and_a_clone_never_takes_the_place_of_its_original() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::XfsReflink).on_one_volume().start());
+    let add = |cluster: &Cluster, who: &str| cluster.sql(&format!("INSERT INTO who VALUES ('{who}')"));
+    let all = |cluster: &Cluster| cluster.sql("SELECT string_agg(name, ' ' ORDER BY name) FROM who");
+    site.cluster.sql("CREATE TABLE who (name text)");
+    let id = site.backup(&[]);
+    let standby = site.cluster.standby(site.fs().volume("standby").join("data"));
+    add(&site.cluster, "1-old-primary");
+    standby.catch_up_with(&site.cluster);
+    site.cluster.stop(Stop::Immediate);
+    assert_eq!(standby.sql("SELECT pg_promote()"), "t");
+    add(&standby, "2-new-primary");
+    standby.archive_wal();
+
+    // A clone of the backup, with the archive_command of the original, which nobody has turned off.
+    let clone = site.restore(&id, "clone", &[]);
+    wait_until_promoted(&clone);
+    assert_eq!(all(&clone), "1-old-primary 2-new-primary");
+    add(&clone, "3-clone");
+    clone.archive_wal();
+    clone.stop(Stop::Fast);
+    add(&standby, "4-new-primary");
+    standby.archive_wal();
+
+    let to = site.fs().path().join("restored/none").display().to_string();
+    let refused = site.run("restore", &[&id, &to]);
+    assert_eq!(refused.code(), 1, "{}", refused.stderr);
+    for words in ["timeline 3 branches off from timeline 2 at ", "of WAL would not be replayed", "--target-tli 2 or 3"]
+    {
+        assert!(refused.stderr.contains(words), "{words:?} is not in {}", refused.stderr);
+    }
+    for (number, rows) in
+        [("2", "1-old-primary 2-new-primary 4-new-primary"), ("3", "1-old-primary 2-new-primary 3-clone")]
+    {
+        let restored = site.restore(&id, number, &["--target-tli", number, "--no-archiving"]);
+        wait_until_promoted(&restored);
+        assert_eq!(all(&restored), rows, "timeline {number}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The only file of this module that knows the catalog; everything else takes plain facts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -39,18 +39,21 @@ pub async fn archive_facts(catalog: &Catalog, info: &BackupInfo) -> Result<Archi
     let lists = futures::stream::iter(wanted)
         .map(|folder| async move { catalog.space().list_dir(&catalog.layout().wal_dir(&folder)).await });
     let lists: Vec<_> = lists.buffered(PARALLEL).try_collect().await?;
-    let segments: BTreeSet<String> = lists
-        .into_iter()
-        .flat_map(|list| list.objects)
-        .filter_map(|object| match wal_object(catalog, &object.key)?.name {
+    let (mut segments, mut stored) = (BTreeSet::new(), BTreeMap::new());
+    for object in lists.into_iter().flat_map(|list| list.objects).chain(top.objects.iter().cloned()) {
+        let Some(wal) = wal_object(catalog, &object.key) else { continue };
+        match wal.name {
             WalName::Segment(segment) if (segment.log, segment.seg) >= (begin.log, begin.seg) => {
-                Some(segment.to_string())
+                segments.insert(segment.to_string());
             }
-            _ => None,
-        })
-        .collect();
-
-    Ok(ArchiveFacts { segments: Some(segments), ancestry: histories(catalog, top.objects).await? })
+            WalName::History(_) => {}
+            _ => continue,
+        }
+        // Of two that differ in their suffix the first one counts.
+        let first = stored.entry(wal.name.to_string()).or_insert(object.last_modified);
+        *first = object.last_modified.min(*first);
+    }
+    Ok(ArchiveFacts { segments: Some(segments), stored, ancestry: histories(catalog, top.objects).await? })
 }
 
 /// The histories of all timelines in the archive.

@@ -25,6 +25,7 @@ pub mod settings;
 mod show;
 pub mod tablespaces;
 pub mod target;
+mod timelines;
 pub mod unwanted;
 pub mod verify;
 mod workplace;

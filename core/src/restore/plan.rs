@@ -24,6 +24,7 @@ use super::settings::{CLONE_NOTE, Purpose, Setting, WalSource};
 use super::settings::{clone_settings, no_background_workers, recovery_settings};
 use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, render_map};
 use super::target::{Ancestry, RecoveryTarget, TargetAction};
+use super::timelines;
 use super::unwanted;
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
@@ -97,6 +98,8 @@ pub struct ArchiveFacts {
     /// The names of all archived segments from the begin of the backup on, without suffix; `None` when nobody looked (the
     /// WAL is kept by another tool, or the user gives a `restore_command`).
     pub segments: Option<BTreeSet<String>>,
+    /// When each of these segments, and each history (`00000002.history`), was stored, by the clock of the store.
+    pub stored: BTreeMap<String, DateTime<Utc>>,
     /// The timelines that have a history file, and their ancestors.
     pub ancestry: Ancestry,
 }
@@ -225,14 +228,17 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
     let pgdata = refusals::pgdata(info)?;
     refusals::backup(&input)?;
     refusals::recovery(&input)?;
+    let followed = timelines::follow(&input)?;
+    let recovery = RecoveryTarget { timeline: followed.timeline, ..request.recovery.clone() };
     let placed = place(tablespaces(info), &request.tablespaces, &pgdata, &target)?;
     refusals::places(&input, &target, &placed)?;
 
     let major = info.version.map_or(0, |version| version / 10_000);
     let (purpose, because) = refusals::purpose(&input, &pgdata, &target)?;
-    let settings = settings(request, purpose, major)?;
+    let settings = settings(request, &recovery, purpose, major)?;
     let config = config(&input, &pgdata, &target, purpose);
     let mut warnings = warnings(&input, &config, purpose, &placed);
+    warnings.extend(followed.warnings);
     let (pieces, devices) = match input.devices {
         None => (cut_pieces(record, host, &pgdata, &target, &placed)?, None),
         Some(facts) => {
@@ -264,7 +270,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
             _ => Vec::new(),
         },
         owner: request.owner,
-        recovery: request.recovery.clone(),
+        recovery,
         target,
         major,
     })
@@ -295,8 +301,13 @@ fn set_aside(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) 
         .collect()
 }
 
-fn settings(request: &RestoreRequest, purpose: Purpose, major: u32) -> Result<Vec<Setting>> {
-    let mut settings = recovery_settings(&request.recovery, &request.wal, purpose == Purpose::Standby)?;
+fn settings(
+    request: &RestoreRequest,
+    recovery: &RecoveryTarget,
+    purpose: Purpose,
+    major: u32,
+) -> Result<Vec<Setting>> {
+    let mut settings = recovery_settings(recovery, &request.wal, purpose == Purpose::Standby)?;
     if purpose == Purpose::Clone {
         settings.extend(clone_settings(major));
     }

@@ -8,9 +8,10 @@ use super::host::{Place, PlaceKind};
 use super::plan::PlanInput;
 use super::settings::{Purpose, WalSource};
 use super::tablespaces::{PlacedTablespace, normal};
-use super::target::{TargetPoint, TargetTimeline, continues};
+use super::target::TargetPoint;
+use super::timelines::Way;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, Segment, SegmentSize, Timeline};
+use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, Segment, SegmentSize};
 
 /// The original data directory.
 pub(super) fn pgdata(info: &BackupInfo) -> Result<PathBuf> {
@@ -71,7 +72,7 @@ fn own_wal(input: &PlanInput<'_>) -> Result<()> {
 
 /// The recovery target: not before the end of the backup, not in the future, not beyond the archive.
 pub(super) fn recovery(input: &PlanInput<'_>) -> Result<()> {
-    let PlanInput { backup_id, info, request, archive, now, .. } = input;
+    let PlanInput { backup_id, info, request, now, .. } = input;
     request.recovery.check()?;
     request.wal.restore_command()?;
     if request.purpose == Some(Purpose::Standby) && request.recovery.point != TargetPoint::EndOfWal {
@@ -96,51 +97,12 @@ pub(super) fn recovery(input: &PlanInput<'_>) -> Result<()> {
         TargetPoint::Lsn(lsn) => within_archive(input, *lsn)?,
         _ => {}
     }
-    let (Some(own), Some(end)) = (info.timeline, info.end_xlog) else { return Ok(()) };
-    match request.recovery.timeline {
-        TargetTimeline::Default | TargetTimeline::Latest => follows_newest(input, own, end),
-        TargetTimeline::Id(wanted) if !continues(own, end, wanted, &archive.ancestry) => {
-            let known: Vec<_> = archive.ancestry.keys().map(ToString::to_string).collect();
-            let what = if archive.ancestry.contains_key(&wanted) {
-                format!(
-                    "timeline {wanted} does not continue backup {backup_id}, which ended at {end} on timeline {own}"
-                )
-            } else {
-                format!("timeline {wanted} is not in the archive")
-            };
-            Err(Error::invalid(what).with_hint(format!(
-                "the backup is on {}, the archive has histories of: {}",
-                own,
-                known.join(", ")
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// PostgreSQL follows the newest timeline unless told otherwise, and does not start when that branched off before the backup
-/// ended: a clone that has archived into the catalog of its original makes one.
-fn follows_newest(input: &PlanInput<'_>, own: Timeline, end: Lsn) -> Result<()> {
-    let ancestry = &input.archive.ancestry;
-    match ancestry.keys().next_back() {
-        Some(newest) if *newest > own && !continues(own, end, *newest, ancestry) => Err(Error::precondition(format!(
-            "timeline {newest}, the newest in the archive, does not continue backup {}, which ended at {end} on timeline {own}",
-            input.backup_id
-        ))
-        .with_hint("--target-tli current stays on the timeline of the backup; --target-tli N names another")),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// An LSN beyond the last archived segment would let recovery fail after having replayed everything.
 fn within_archive(input: &PlanInput<'_>, lsn: Lsn) -> Result<()> {
-    let Some(have) = &input.archive.segments else { return Ok(()) };
-    if input.record.wal_external || !matches!(input.request.wal, WalSource::Catalog { .. }) {
-        return Ok(());
-    }
-    let size = input.info.xlog_segment_size.unwrap_or(SegmentSize::DEFAULT);
-    let end_of = |name: &String| Some(name.parse::<Segment>().ok()?.next(size)?.start(size));
-    match have.iter().filter_map(end_of).max() {
+    match Way::of(input).map(|way| way.archived_until()) {
         Some(end) if lsn > end => {
             Err(Error::invalid(format!("target LSN {lsn} is beyond the archive, which ends at {end}")))
         }
