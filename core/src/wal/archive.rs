@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::codec::{self, Level};
+use super::contain::{NewTablespaces, contain};
 use super::header::SegmentHeader;
 use crate::catalog::{Catalog, PutNew};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,12 +37,20 @@ pub struct WalArchive {
     level: Level,
     pub(super) system_id: Option<String>,
     new_system_id: Option<String>,
+    pub(super) new_tablespaces: NewTablespaces,
 }
 
 impl WalArchive {
-    /// The archive in a catalog. New objects are not compressed.
+    /// The archive in a catalog. New objects are not compressed, and everything is given out as it was stored.
     pub fn new(catalog: &Catalog) -> Self {
-        Self { catalog: catalog.clone(), compression: None, level: Level::Medium, system_id: None, new_system_id: None }
+        Self {
+            catalog: catalog.clone(),
+            compression: None,
+            level: Level::Medium,
+            system_id: None,
+            new_system_id: None,
+            new_tablespaces: NewTablespaces::Original,
+        }
     }
 
     /// Compresses new objects.
@@ -66,6 +75,13 @@ impl WalArchive {
     #[must_use]
     pub fn with_system_id(mut self, system_id: impl Into<String>) -> Self {
         self.system_id = Some(system_id.into());
+        self
+    }
+
+    /// Gives out WAL of which new tablespaces go there.
+    #[must_use]
+    pub const fn with_new_tablespaces(mut self, place: NewTablespaces) -> Self {
+        self.new_tablespaces = place;
         self
     }
 
@@ -143,7 +159,15 @@ impl WalArchive {
 
 /// Compares what the archive has with what it is asked to have.
 async fn same(name: WalName, codec: Option<Compression>, existing: Bytes, content: Bytes) -> Result<Archived> {
-    let equal = blocking(move || Ok(codec::decompress(codec, &existing, MAX_BYTES)? == content)).await;
+    let equal = blocking(move || {
+        let mut existing = codec::decompress(codec, &existing, MAX_BYTES)?;
+        // A restored server with archive_mode = always hands back what we have given it.
+        let given_out = |existing: &mut [u8]| {
+            matches!(name, WalName::Segment(_)) && contain(existing).is_ok_and(|changed| !changed.is_empty())
+        };
+        Ok(existing == content || (given_out(&mut existing) && existing == content))
+    })
+    .await;
     match equal {
         Ok(true) => Ok(Archived::AlreadyThere),
         Ok(false) => Err(Error::new(ErrorKind::Conflict, format!("the archive has {name} with other content"))

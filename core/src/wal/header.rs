@@ -12,6 +12,11 @@ const LENGTH: usize = 40;
 /// `XLP_LONG_HEADER`
 const LONG: u16 = 0x0002;
 
+/// True for the first two bytes of a page (`XLOG_PAGE_MAGIC`) in the right order, of any version.
+pub(super) const fn is_magic(number: u16) -> bool {
+    matches!(number, 0xD000..=0xD1FF)
+}
+
 /// The long header of the first page of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
@@ -36,8 +41,8 @@ impl SegmentHeader {
         };
         let two = |at: usize| u16::from_le_bytes([page[at], page[at + 1]]);
         let magic = two(0);
-        let little = matches!(magic, 0xD000..=0xD1FF);
-        let swapped = matches!(magic.swap_bytes(), 0xD000..=0xD1FF);
+        let little = is_magic(magic);
+        let swapped = is_magic(magic.swap_bytes());
         let number = |at: usize, len: usize| {
             let bytes = page[at..at + len].iter();
             let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);

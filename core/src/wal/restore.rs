@@ -3,7 +3,8 @@
 //! The invariants: the destination appears whole, checked and durable, or not at all. Absent is
 //! [`NotFound`](ErrorKind::NotFound) and nothing else is, because PostgreSQL takes "not found" for the end of the WAL: neither a
 //! network error nor an archive that is not there (a file system that is not mounted, a bucket that is gone, a gateway that
-//! answers with a page of its own) must ever look like it. So a file is absent only from an archive that was seen.
+//! answers with a page of its own) must ever look like it. So a file is absent only from an archive that was seen. Where new
+//! tablespaces shall stay inside the data directory, no WAL is given out that leads out of it.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,9 +12,11 @@ use std::path::{Path, PathBuf};
 
 use super::archive::{MAX_BYTES, WalArchive, blocking, check};
 use super::codec;
+use super::contain::{NewTablespace, NewTablespaces, contain, may_begin_inside, spanning};
+use super::header::SegmentHeader;
 use crate::catalog::write_pieces;
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::model::{Compression, WalName};
+use crate::model::{Compression, Segment, TimelineHistory, WalName};
 
 /// What was brought back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Fetched {
     pub size: u64,
     /// True if it is the partial segment that was allowed in place of the whole one.
     pub partial: bool,
+    /// The tablespaces that it creates, where they were led inside the data directory.
+    pub contained: Vec<NewTablespace>,
 }
 
 impl WalArchive {
@@ -35,7 +40,7 @@ impl WalArchive {
     /// [`Unavailable`](ErrorKind::Unavailable) if that cannot be told,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that PostgreSQL does not use,
     /// [`Corrupt`](ErrorKind::Corrupt) if no object of that name is sound, [`Conflict`](ErrorKind::Conflict) if it is of
-    /// another cluster.
+    /// another cluster, [`Unsupported`](ErrorKind::Unsupported) if it cannot be kept from leading out of the data directory.
     pub async fn fetch(&self, name: &str, destination: &Path, allow_partial: bool) -> Result<Fetched> {
         let name: WalName = name.parse()?;
         let mut found = self.find(name, destination, allow_partial).await;
@@ -115,16 +120,19 @@ impl WalArchive {
         let mut unsound = None;
         for (codec, key) in self.variants(name).await? {
             let Some((packed, _)) = self.catalog.space().get(&key).await? else { continue };
-            let (system_id, to) = (self.system_id.clone(), destination.to_owned());
-            let done = blocking(move || {
+            let system_id = self.system_id.clone();
+            let unpacked = blocking(move || {
                 let content = codec::decompress(codec, &packed, MAX_BYTES)?;
                 check(name, &content, system_id.as_deref())?;
-                place(&content, &to)?;
-                Ok(content.len() as u64)
-            })
-            .await;
-            match done {
-                Ok(size) => return Ok(Some(Fetched { key, size, partial })),
+                Ok(content)
+            });
+            match unpacked.await {
+                Ok(content) => {
+                    let (content, contained) = self.contained(name, content).await?;
+                    let (size, to) = (content.len() as u64, destination.to_owned());
+                    blocking(move || place(&content, &to)).await?;
+                    return Ok(Some(Fetched { key, size, partial, contained }));
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) => {
                     tracing::warn!(key, %error, "an object of the WAL archive is not sound");
                     unsound = Some(error.with_context("key", key));
@@ -136,6 +144,62 @@ impl WalArchive {
             Some(error) => Err(error),
             None => Ok(None),
         }
+    }
+
+    /// What is given out of a file: new tablespaces go where they shall.
+    async fn contained(&self, name: WalName, mut content: Vec<u8>) -> Result<(Vec<u8>, Vec<NewTablespace>)> {
+        let (NewTablespaces::Inside, WalName::Segment(segment) | WalName::Partial(segment)) =
+            (self.new_tablespaces, name)
+        else {
+            return Ok((content, Vec::new()));
+        };
+        let (content, found, look_back) = blocking(move || {
+            let found = contain(&mut content)?;
+            let look_back = may_begin_inside(&content)?;
+            Ok((content, found, look_back))
+        })
+        .await?;
+        if look_back && let Some(one) = self.begun_before(segment, &content).await? {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "WAL segment {segment} begins with the end of a CREATE TABLESPACE with the location {:?}, at {}, which cannot be \
+                     kept inside the data directory",
+                    one.location, one.position
+                ),
+            )
+            .with_hint(
+                "recover to a point before it; or, on a host where that location is nobody else's, set restore_command to \
+                 wal-restore --new-tablespaces original",
+            ));
+        }
+        Ok((content, found))
+    }
+
+    /// The `CREATE TABLESPACE` of which a segment has only the end. Who has the beginning, has it from this archive: if the
+    /// segment before is not here, or is damaged, nobody has it, and the end means nothing.
+    async fn begun_before(&self, segment: Segment, content: &[u8]) -> Result<Option<NewTablespace>> {
+        let size = SegmentHeader::parse(content)?.segment_size;
+        let Some(before) = segment.previous(size) else { return Ok(None) };
+        let history = self.read(&WalName::History(segment.timeline).to_string()).await?;
+        let history = match history.map(String::from_utf8) {
+            Some(Ok(text)) => TimelineHistory::parse(segment.timeline, &text)?,
+            Some(Err(_)) => {
+                return Err(Error::corrupt(format!("the history of timeline {} is not text", segment.timeline)));
+            }
+            None => TimelineHistory::root(segment.timeline),
+        };
+        for candidate in history.candidates(before, size) {
+            match self.read(&candidate.to_string()).await {
+                Ok(Some(before)) => return spanning(&before, content),
+                Ok(None) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) => {
+                    tracing::warn!(segment = %candidate, %error, "the segment before is not sound");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// The codecs under which the archive has a file.
