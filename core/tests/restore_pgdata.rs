@@ -46,6 +46,7 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
             ..ConfigPlan::default()
         },
         settings: vec![Setting::new("restore_command", "cp /wal/%f %p")],
+        configuration: vec![],
         no_workers: vec![],
         owner: None,
         recovery: RecoveryTarget::default(),

@@ -55,7 +55,7 @@ impl Engine {
             places.extend(restore::devices::look_at(&backup.info, &backup.record, request)?);
         }
         let host = blocking(move || restore::host::look(&places)).await?;
-        restore::plan::plan(PlanInput {
+        let mut plan = restore::plan::plan(PlanInput {
             backup_id: id,
             info: &backup.info,
             record: &backup.record,
@@ -64,7 +64,21 @@ impl Engine {
             archive: &archive,
             devices: devices.as_ref(),
             now: self.clock().now(),
-        })
+        })?;
+        plan.configuration = self.foresee_configuration(&plan).await?;
+        Ok(plan)
+    }
+
+    /// What the restore will change in the configuration, where the snapshot can be read as it is.
+    async fn foresee_configuration(&self, plan: &RestorePlan) -> Result<Vec<String>> {
+        let provider = self.provider_named(&plan.provider).await?;
+        let content = match plan.pieces.iter().find(|piece| piece.destination == plan.target) {
+            // A snapshot that cannot be read is the affair of the restore, which says more about it.
+            Some(home) => provider.content(&home.ticket).await.ok().flatten().map(|top| top.join(&home.subtree)),
+            None => None,
+        };
+        let (config, target) = (plan.config.clone(), plan.target.clone());
+        blocking(move || restore::config::foresee(&config, &target, content.as_deref())).await
     }
 
     /// Carries out a plan. What it made is removed again when it fails or is cancelled.

@@ -261,6 +261,13 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// [`ErrorKind::NotFound`].
     async fn status(&self, ticket: &Ticket) -> Result<SnapshotStatus>;
 
+    /// The directory of this host where the content of a snapshot can be read as it is, so that a restore can say beforehand
+    /// what it will find. `None` (the default) where that takes more than reading.
+    async fn content(&self, ticket: &Ticket) -> Result<Option<PathBuf>> {
+        let _ = ticket;
+        Ok(None)
+    }
+
     /// Everything that was ever created with this token and still exists, complete or not. `volumes` are the ones the
     /// session planned; a local provider looks only there.
     async fn find(&self, token: &Token, volumes: &[Volume]) -> Result<Vec<Ticket>>;

@@ -184,6 +184,9 @@ pub struct RestorePlan {
     pub because: Option<String>,
     /// What is known of the configuration beforehand; what leads out of the directory is changed where it is found.
     pub config: ConfigPlan,
+    /// What will be changed in the configuration, as far as that can be seen beforehand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configuration: Vec<String>,
     /// What goes to the end of `postgresql.auto.conf`.
     pub settings: Vec<Setting>,
     /// What goes there as well if libraries are preloaded that may have background workers of their own: of a clone. Empty
@@ -262,6 +265,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
         purpose,
         because,
         config,
+        configuration: Vec::new(),
         warnings,
         tablespaces: placed,
         settings,
@@ -301,12 +305,7 @@ fn set_aside(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) 
         .collect()
 }
 
-fn settings(
-    request: &RestoreRequest,
-    recovery: &RecoveryTarget,
-    purpose: Purpose,
-    major: u32,
-) -> Result<Vec<Setting>> {
+fn settings(request: &RestoreRequest, recovery: &RecoveryTarget, purpose: Purpose, major: u32) -> Result<Vec<Setting>> {
     let mut settings = recovery_settings(recovery, &request.wal, purpose == Purpose::Standby)?;
     if purpose == Purpose::Clone {
         settings.extend(clone_settings(major));

@@ -45,6 +45,9 @@ impl fmt::Display for RestorePlan {
         for setting in self.settings.iter().filter(|setting| !setting.value.is_empty()) {
             writeln!(f, "  set      {} = {}", setting.name, setting.value)?;
         }
+        for note in &self.configuration {
+            writeln!(f, "  config   {note}")?;
+        }
         if let Some(owner) = self.owner {
             writeln!(f, "  owner    {}:{}", owner.uid, owner.gid)?;
         }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::SubsecRound;
 
 use super::plan::{ArchiveFacts, PlanInput};
-use super::settings::WalSource;
+use super::settings::{Purpose, WalSource};
 use super::target::{Ancestry, TargetPoint, TargetTimeline, continues};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, Segment, SegmentSize, Timeline, TimelineHistory};
@@ -356,7 +356,7 @@ fn written(input: &PlanInput<'_>, way: &Way<'_>) -> TargetTimeline {
     let asked = input.request.recovery.timeline;
     let followed = way.followed();
     match asked {
-        TargetTimeline::Default | TargetTimeline::Latest if input.request.standby => asked,
+        TargetTimeline::Default | TargetTimeline::Latest if input.request.purpose == Some(Purpose::Standby) => asked,
         // PostgreSQL refuses a number without a history, except 1.
         _ if followed == way.own && followed > Timeline(1) && !way.archive.ancestry.contains_key(&followed) => {
             TargetTimeline::Current
@@ -416,7 +416,7 @@ mod tests {
         };
         let wal = WalSource::Catalog { program: vec!["bs".into()], url: "/c".into(), server: "main".into() };
         let mut request = RestoreRequest::new("/new", wal, Token::from_bits(1));
-        (request.recovery, request.standby) = (recovery, standby);
+        (request.recovery, request.purpose) = (recovery, standby.then_some(Purpose::Standby));
         follow(&PlanInput {
             backup_id: &"20260529T095900".parse().unwrap(),
             info: &info,

@@ -288,6 +288,15 @@ impl SnapshotProvider for LocalProvider {
         tickets.iter().try_for_each(here::check)
     }
 
+    async fn content(&self, ticket: &Ticket) -> Result<Option<PathBuf>> {
+        here::check(ticket)?;
+        if is_zfs(&ticket.method) {
+            return Ok(None);
+        }
+        let ticket = ticket.clone();
+        self.blocking(move |this| this.slots.content(&ticket).map(|(tree, _)| Some(tree))).await
+    }
+
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
         here::check(&request.ticket)?;
         let request = request.clone();

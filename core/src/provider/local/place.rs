@@ -132,8 +132,7 @@ mod tests {
         assert_eq!(place("/m/a/pg", &["/m/a", "/m/a/pg"]), "/m/a/.barman_snap");
         assert_eq!(place("/m/a/pg", &["/m/a/pg"]), "/m/a/pg/.barman_snap");
         assert_eq!(place("/m", &["/m"]), "/m/.barman_snap");
-        let owner = ["/m/pgdata/ts", "/m/pgdata", "/m"];
-        assert_eq!(place("/m/pgdata/ts", &owner), "/m/.barman_snap");
+        assert_eq!(place("/m/pgdata/ts", &["/m/pgdata/ts", "/m/pgdata", "/m"]), "/m/.barman_snap");
         let on_system = snapshot_directory(Path::new("/var/pg"), Path::new("/"), |_| true, |_| false);
         assert_eq!(on_system, Path::new("/var/.barman_snap"));
         assert_eq!(place("/m/sub", &[]), "/m/.barman_snap");

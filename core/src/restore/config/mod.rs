@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
+
 pub use tree::Tree;
 pub use walk::{ConfigSource, Found, Rewritten, rewrite};
 
@@ -57,6 +59,21 @@ pub struct ConfigPlan {
     pub write_saved: bool,
     /// What recovery needs at least as high as the original had it, which may have had it from its command line.
     pub at_least: BTreeMap<String, String>,
+}
+
+/// What [`rewrite`] will do to the configuration of a data directory at `target`, whose files can be read at `content` already;
+/// or what can be said of it without.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn foresee(config: &ConfigPlan, target: &Path, content: Option<&Path>) -> Result<Vec<String>> {
+    match content {
+        Some(content) => Ok(rewrite(config, target, &Tree::new(content))?.notes),
+        None => Ok(vec![
+            "what in the configuration leads out of the directory is changed once the files are there, and told then"
+                .to_owned(),
+        ]),
+    }
 }
 
 impl ConfigPlan {
