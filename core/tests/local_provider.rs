@@ -4,7 +4,7 @@
 mod support_fs;
 mod support_local;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,10 +14,7 @@ use barman_snap::clock::{Clock, SystemClock};
 use barman_snap::host::{MountTable, PgPaths, check_nested, cover};
 use barman_snap::id::{IdSource, SystemIds};
 use barman_snap::provider::local::{LocalOptions, LocalProvider, Method, SNAPSHOT_DIRECTORY};
-use barman_snap::provider::{
-    CreateRequest, CreateVolumeRequest, SnapshotProvider, SnapshotState, Ticket, Volume, VolumeSelection,
-    VolumeSnapshot,
-};
+use barman_snap::provider::{CreateVolumeRequest, SnapshotProvider, SnapshotState, Ticket};
 use support_fs::{Kind, is_root, mounted, run, text};
 use support_local::{holding, make_cluster, provider, request, settled, take};
 
@@ -98,15 +95,20 @@ async fn too_little_space_is_refused_with_numbers_before_anything_is_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_runs_out_of_space_fails_with_the_reason_and_can_be_deleted() {
-    let Some(fs) = mounted(Kind::Ext4, 128) else { return };
+    let Some(fs) = mounted(Kind::Ext4, 256) else { return };
     let data = fs.directory("data");
     make_cluster(&data);
-    std::fs::write(data.join("base/1/big"), vec![1; 60 << 20]).unwrap();
     let provider = LocalProvider::default();
-    let volumes = holding(&provider, &[data]).await;
-    let ticket = provider.create(&request(&provider, &volumes[0]).await).await.unwrap().remove(0);
+    let volumes = holding(&provider, std::slice::from_ref(&data)).await;
+    let request = request(&provider, &volumes[0]).await;
+    provider.check_requests(std::slice::from_ref(&request)).await.unwrap();
+    // It was small when it was looked at.
+    std::fs::write(data.join("base/1/big"), vec![1; 120 << 20]).unwrap();
+    let ticket = provider.create(&request).await.unwrap().remove(0);
     match settled(&provider, &ticket).await {
-        SnapshotState::Failed { reason } => assert!(reason.contains("No space left"), "{reason}"),
+        SnapshotState::Failed { reason } => {
+            assert!(reason.contains("No space left") || reason.contains("MiB free"), "{reason}");
+        }
         state => panic!("{state:?}"),
     }
     let wanted = CreateVolumeRequest {

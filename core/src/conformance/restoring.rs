@@ -83,9 +83,22 @@ pub(super) async fn a_subtree_is_restored_without_what_is_excluded(bench: &Bench
     need_directories!(bench);
     let ticket = bench.ready().await;
     let wanted = CreateVolumeRequest { exclude_content: vec!["pg_wal".into()], ..request(bench, &ticket, "data") };
+    let space = ok("it can be asked how much it will write", bench.provider.restore_space(&wanted).await);
+    assert!(!wanted.destination.as_ref().is_some_and(|path| path.exists()), "to ask makes nothing");
     let volume = ok("a subtree can be restored", bench.provider.create_volume(&wanted).await);
     let root = path(&volume);
     assert_eq!(Some(&root), wanted.destination.as_ref(), "it is where it was asked for");
+    if let Some(space) = space {
+        assert!(root.starts_with(&space.directory), "the space is where it is needed: {space:?}");
+        assert!(
+            volume.bytes_copied.is_none_or(|bytes| bytes <= space.bytes),
+            "no less is written: {space:?} {volume:?}"
+        );
+        let without =
+            CreateVolumeRequest { destination: Some(bench.fixture.scratch()), ..request(bench, &ticket, "data") };
+        let all = ok("it can be asked again", bench.provider.restore_space(&without).await);
+        assert!(all.is_some_and(|all| all.bytes > space.bytes), "what is excluded does not count: {space:?}");
+    }
     assert_eq!(read(&root.join("deep/er/file")), b"deep");
     assert!(!root.join("other").exists() && !root.join("data").exists(), "nothing but the subtree is there");
     let left = std::fs::read_dir(root.join("pg_wal")).map(Iterator::count);

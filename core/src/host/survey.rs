@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub struct Survey {
     /// Bytes on disk (allocated blocks, so that holes do not count).
     pub bytes: u64,
+    /// Bytes that files say they have, holes and compressed ones included.
+    pub length: u64,
     /// Files, links and other things that are no directories.
     pub files: u64,
     /// Directories.
@@ -24,10 +26,23 @@ pub struct Survey {
 /// Walks `root`. Entries named like `skip` are passed over; what vanishes on the way (a running server removes files) is
 /// left out; a directory that may not be read is an error.
 pub fn survey(root: &Path, skip: &str) -> Result<Survey> {
+    survey_until(root, skip, &[], &|| false)
+}
+
+/// [`survey`] without the content of some directories, by their paths relative to `root`; ends early, with what was seen so
+/// far, when `stop` says so. One directory is open at a time, and kept are the names of directories that wait.
+pub(crate) fn survey_until(root: &Path, skip: &str, without: &[PathBuf], stop: &dyn Fn() -> bool) -> Result<Survey> {
+    let without: Vec<PathBuf> = without.iter().map(|path| root.join(path)).collect();
     let top = std::fs::symlink_metadata(root).map_err(|source| Error::io("read", root, source))?;
     let mut seen = Survey { directories: 1, ..Survey::default() };
     let mut todo = vec![root.to_owned()];
     while let Some(directory) = todo.pop() {
+        if stop() {
+            break;
+        }
+        if without.contains(&directory) {
+            continue;
+        }
         let entries = match std::fs::read_dir(&directory) {
             Ok(entries) => entries,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound && directory != root => continue,
@@ -40,8 +55,12 @@ pub fn survey(root: &Path, skip: &str) -> Result<Survey> {
             }
             let Ok(metadata) = entry.metadata() else { continue };
             if !metadata.is_dir() {
+                if without.contains(&entry.path()) {
+                    continue;
+                }
                 seen.files += 1;
                 seen.bytes += metadata.blocks() * 512;
+                seen.length += metadata.len();
             } else if metadata.dev() != top.dev() {
                 seen.foreign.push(entry.path());
             } else {

@@ -168,6 +168,19 @@ pub struct CreateVolumeRequest {
     pub exclude_content: Vec<PathBuf>,
 }
 
+/// What a restore will write to a file system, as [`SnapshotProvider::restore_space`] has found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreSpace {
+    /// An existing directory on the file system that gets it.
+    pub directory: PathBuf,
+    /// The number of that file system: what goes to the same one has to be added up.
+    pub device: u64,
+    /// Bytes that will be written, with what the file system needs for the files themselves.
+    pub bytes: u64,
+    /// Bytes that this process may still write there now.
+    pub free: u64,
+}
+
 /// What is left to do for the snapshots of a backup after backup mode; decided when the backup is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -313,6 +326,13 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// [`ErrorKind::Unsupported`] if they are of another provider.
     async fn adopt(&self, _backup_id: &BackupId, _snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {
         Err(Error::new(ErrorKind::Unsupported, format!("{} knows no snapshots of stock tools", self.name())))
+    }
+
+    /// What [`create_volume`](Self::create_volume) of this request would write, so that a restore can see beforehand whether it
+    /// fits. `None`: not known, or nothing worth counting (blocks are shared, or a new volume brings its own space). Changes
+    /// nothing that stays; what it says may be out of date when it has been said.
+    async fn restore_space(&self, _request: &CreateVolumeRequest) -> Result<Option<RestoreSpace>> {
+        Ok(None)
     }
 
     /// Makes a volume of a snapshot.

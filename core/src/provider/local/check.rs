@@ -11,16 +11,18 @@ use crate::host::coverage::{nested_error, uncovered_below};
 use crate::host::{Nested, survey};
 use crate::provider::{CreateRequest, Volume, VolumeSnapshot};
 
-/// Checks all requests of a session.
-pub(super) fn requests(options: &LocalOptions, requests: &[CreateRequest]) -> Result<()> {
+/// Checks all requests of a session. What each volume needs that takes space from the start, by its id.
+pub(super) fn requests(options: &LocalOptions, requests: &[CreateRequest]) -> Result<Vec<(String, u64)>> {
     let mut wanted = Vec::new();
     let volumes = || requests.iter().flat_map(|request| &request.volumes);
     let cluster: Vec<PathBuf> = volumes().filter_map(|at| discovery::holds(&at.volume)).flatten().collect();
     requests.iter().try_for_each(group)?;
     for snapshot in volumes() {
-        wanted.extend(one(options, snapshot, &cluster)?);
+        wanted.extend(one(options, snapshot, &cluster)?.map(|space| (snapshot.volume.id.clone(), space)));
     }
-    space::check_all(&wanted)
+    let (volumes, wanted): (Vec<String>, Vec<space::Wanted>) = wanted.into_iter().unzip();
+    space::check_all(&wanted)?;
+    Ok(volumes.into_iter().zip(wanted.iter().map(|space| space.bytes)).collect())
 }
 
 /// Checks one volume. Where its snapshot takes space from the start: which directory, and how much.
@@ -85,7 +87,7 @@ fn check_tree(snapshot: &VolumeSnapshot, shared: bool, cluster: &[PathBuf]) -> R
     judge_nested(volume, &volume.root, &seen.foreign, cluster)?;
     let place = discovery::snapshots(volume);
     let existing = place.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/")).to_owned();
-    Ok(space::Wanted { bytes: space::needed(&seen, shared), directory: existing })
+    Ok(space::Wanted { bytes: space::needed(&seen, shared), directory: existing, place })
 }
 
 /// Subvolumes and mounts inside of the cluster's own directories, where these are known.

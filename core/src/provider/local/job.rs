@@ -5,13 +5,19 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 
 use super::copy::Counters;
 use super::sidecar::{Copied, Lock, Record, RecordState, Slot};
 use super::tree::{CloneOptions, copy_tree, flush};
+use super::{reservation, space};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::survey::survey_until;
+
+/// How often a copy in the making is looked at.
+const WATCH: Duration = Duration::from_millis(200);
 
 /// The copies that this process is making now.
 #[derive(Clone, Debug, Default)]
@@ -107,15 +113,27 @@ fn copy_volume(slot: &Slot, options: &CloneOptions, running: &Running) -> Result
         return Err(Error::new(ErrorKind::Conflict, "the record of the snapshot was removed"));
     };
     std::fs::create_dir(&tree).map_err(|source| Error::io("make the directory", &tree, source))?;
-    std::thread::scope(|scope| {
+    let (full, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let copied = std::thread::scope(|scope| {
         // Only for the percentage.
         scope.spawn(|| {
-            if let Ok(seen) = crate::host::survey(&record.root, super::place::SNAPSHOT_DIRECTORY) {
+            let stop = || over.load(Ordering::Acquire) || running.counters.is_cancelled();
+            if let Ok(seen) = survey_until(&record.root, super::place::SNAPSHOT_DIRECTORY, &[], &stop) {
                 running.total.store(seen.bytes, Ordering::Relaxed);
             }
         });
+        let watching = scope.spawn(|| watch(slot, running, &over, &full));
+        let _end = End { over: &over, watching: watching.thread().clone() };
         copy_tree(&record.root, &tree, options, &running.counters)
-    })?;
+    });
+    if copied.is_err() && full.load(Ordering::Relaxed) {
+        return Err(Error::new(
+            ErrorKind::Exhausted,
+            format!("stopped at less than {} MiB free on the disk of {}", reservation::FLOOR >> 20, tree.display()),
+        )
+        .with_hint("make room: a server on that disk needs the rest"));
+    }
+    copied?;
     let fail = |error: rustix::io::Errno| Error::io("make read-only", &tree, error.into());
     let mode = Mode::from_raw_mode(rustix::fs::stat(&tree).map_err(fail)?.st_mode);
     // No server can be started on the snapshot by mistake: it could not write its lock file.
@@ -126,6 +144,31 @@ fn copy_volume(slot: &Slot, options: &CloneOptions, running: &Running) -> Result
     running.cut.store(true, Ordering::Release);
     flush(&tree)?;
     Ok(copied)
+}
+
+/// Ends the watch over a copy, also when the copy panics.
+struct End<'a> {
+    over: &'a AtomicBool,
+    watching: std::thread::Thread,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        self.watching.unpark();
+    }
+}
+
+/// While a copy is made: says how far it is to others who need space, and stops it before the disk is full.
+fn watch(slot: &Slot, running: &Running, over: &AtomicBool, full: &AtomicBool) {
+    while !over.load(Ordering::Acquire) {
+        slot.note_written(running.bytes_copied());
+        if space::free(slot.directory()).is_ok_and(|free| free < reservation::FLOOR) {
+            full.store(true, Ordering::Relaxed);
+            running.counters.cancelled.store(true, Ordering::Relaxed);
+        }
+        std::thread::park_timeout(WATCH);
+    }
 }
 
 /// Brings to its end what a dead process had copied, but not seen on disk. The caller holds the lock.
@@ -147,9 +190,11 @@ fn finish(slot: &Slot, mut record: Record, result: Result<Copied>) {
         }
     }
     if let Err(error) = slot.update(&record) {
+        slot.forget_written();
         // The record stays as it is, and nobody holds it: that reads as failed, or is tried again.
         tracing::error!(snapshot = %slot.tree().display(), error = %error.chain(), "cannot write the record");
         return;
     }
     slot.forget_copied();
+    slot.forget_written();
 }

@@ -24,7 +24,9 @@ mod method;
 mod permits;
 mod place;
 mod remove;
+mod reservation;
 mod restore;
+mod restore_space;
 mod sidecar;
 mod slot;
 mod space;
@@ -45,8 +47,8 @@ pub use self::place::SNAPSHOT_DIRECTORY;
 use self::slot::Slots;
 use self::zfs::Zfs;
 use super::{
-    Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider, SnapshotState,
-    SnapshotStatus, Ticket, Volume, VolumeSelection,
+    Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoreSpace, RestoredVolume, SnapshotProvider,
+    SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{BackupId, Token};
@@ -137,6 +139,16 @@ impl LocalProvider {
             }
             _ => Err(Error::not_found(format!("no such snapshot: {}", ticket.snapshot))),
         }
+    }
+
+    fn restore_space_now(&self, request: &CreateVolumeRequest, counters: &Counters) -> Result<Option<RestoreSpace>> {
+        let Some(destination) = request.destination.as_deref() else { return Ok(None) };
+        let tree = match is_zfs(&request.ticket.method) {
+            true => self.zfs().readable(&request.ticket)?,
+            false => Some(self.slots.content(&request.ticket)?.0),
+        };
+        let look = |tree: PathBuf| restore_space::look(&tree, request, destination, counters);
+        tree.map_or(Ok(None), look)
     }
 
     fn create_volume_now(&self, request: &CreateVolumeRequest, counters: &Counters) -> Result<RestoredVolume> {
@@ -245,7 +257,11 @@ impl SnapshotProvider for LocalProvider {
 
     async fn check_requests(&self, requests: &[CreateRequest]) -> Result<()> {
         let requests = requests.to_vec();
-        self.blocking(move |this| check::requests(&this.options, &requests)).await
+        self.blocking(move |this| {
+            this.slots.expect(check::requests(&this.options, &requests)?);
+            Ok(())
+        })
+        .await
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
@@ -295,6 +311,14 @@ impl SnapshotProvider for LocalProvider {
         }
         let ticket = ticket.clone();
         self.blocking(move |this| this.slots.content(&ticket).map(|(tree, _)| Some(tree))).await
+    }
+
+    async fn restore_space(&self, request: &CreateVolumeRequest) -> Result<Option<RestoreSpace>> {
+        here::check(&request.ticket)?;
+        let request = request.clone();
+        let counters = Arc::new(Counters::default());
+        let _stop = StopWhenDropped(Arc::clone(&counters));
+        self.blocking(move |this| this.restore_space_now(&request, &counters)).await
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {

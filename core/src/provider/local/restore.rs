@@ -104,7 +104,7 @@ pub(super) fn delete(volume: &RestoredVolume) -> Result<()> {
 }
 
 /// The directory in the snapshot, which no link may lead out of.
-fn source_directory(tree: &Path, subtree: &Path) -> Result<PathBuf> {
+pub(super) fn source_directory(tree: &Path, subtree: &Path) -> Result<PathBuf> {
     if subtree.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(Error::invalid(format!("not a path inside of a snapshot: {}", subtree.display())));
     }

@@ -65,6 +65,9 @@ pub(super) struct Record {
     /// The permissions of the volume's root directory, which the snapshot has without write permission.
     #[serde(default)]
     pub(super) root_mode: Option<u32>,
+    /// Space that a copy takes until it is complete, in bytes; see [`reservation`](super::reservation).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) needs: Option<u64>,
 }
 
 impl Record {
@@ -82,6 +85,7 @@ impl Record {
             tags: request.tags.clone(),
             bytes_copied: None,
             root_mode: None,
+            needs: None,
         }
     }
 
@@ -147,6 +151,11 @@ impl Slot {
                 ticket.snapshot
             )))
         }
+    }
+
+    /// The directory it is in.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where the content of the snapshot is.
@@ -259,6 +268,32 @@ impl Slot {
         }
     }
 
+    /// Notes how much of the tree is written. For others that want to know what is left; no harm if it fails.
+    pub(super) fn note_written(&self, bytes: u64) {
+        if let Err(error) = std::fs::write(self.written_note(), bytes.to_string()) {
+            tracing::debug!(path = %self.written_note().display(), %error, "cannot write a note");
+        }
+    }
+
+    /// That note; nothing while there is none that can be read.
+    pub(super) fn written(&self) -> u64 {
+        std::fs::read_to_string(self.written_note()).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    pub(super) fn forget_written(&self) {
+        let _ = std::fs::remove_file(self.written_note());
+    }
+
+    fn written_note(&self) -> PathBuf {
+        self.directory.join(format!("{}.written", self.name))
+    }
+
+    /// Whether a living process works on the record. To ask takes no lock that would be in the way of others who ask.
+    pub(super) fn is_held(&self) -> bool {
+        let shared = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+        File::open(self.record()).is_ok_and(|file| shared(file).is_err())
+    }
+
     fn note(&self) -> PathBuf {
         self.directory.join(format!("{}.copied", self.name))
     }
@@ -267,6 +302,7 @@ impl Slot {
     /// for the rest.
     pub(super) fn end(&self) -> Result<()> {
         self.forget_copied();
+        self.forget_written();
         self.remove_temporary_files();
         match std::fs::remove_file(self.record()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -418,7 +454,7 @@ fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-fn make_private_directory(directory: &Path, flush: Flush) -> Result<()> {
+pub(super) fn make_private_directory(directory: &Path, flush: Flush) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => match directory.parent() {
             Some(parent) if flush == Flush::All => sync_directory(parent),
@@ -455,6 +491,7 @@ mod tests {
             tags: [("team".to_owned(), "a".to_owned())].into(),
             bytes_copied: None,
             root_mode: None,
+            needs: None,
         }
     }
 

@@ -1,14 +1,17 @@
 //! Snapshots that lie in a directory of ours with a record beside them: btrfs snapshots, shared trees, copies.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::job::{self, Jobs};
 use super::method::Method;
 use super::permits::Permits;
 use super::sidecar::{self, Flush, Record, RecordState, Slot};
 use super::tree::CloneOptions;
-use super::{btrfs, discovery, exists_already, not_ours, place, remove};
+use super::{btrfs, discovery, exists_already, not_ours, place, remove, reservation, space};
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::host::survey;
 use crate::id::Token;
 use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
 
@@ -20,11 +23,27 @@ use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volu
 pub(super) struct Slots {
     permits: Permits,
     jobs: Jobs,
+    /// What each volume was found to need when the backup was checked: to look again would prolong backup mode.
+    needs: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 impl Slots {
     pub(super) fn new(permits: Permits) -> Self {
-        Self { permits, jobs: Jobs::default() }
+        Self { permits, jobs: Jobs::default(), needs: Arc::default() }
+    }
+
+    /// Keeps in mind what volumes need.
+    pub(super) fn expect(&self, needs: Vec<(String, u64)>) {
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner).extend(needs);
+    }
+
+    /// What a volume needs, as it was found, or is found now.
+    fn needs_of(&self, volume: &Volume, shared: bool) -> Result<u64> {
+        let known = self.needs.lock().unwrap_or_else(PoisonError::into_inner).get(&volume.id).copied();
+        match known {
+            Some(bytes) => Ok(bytes),
+            None => Ok(space::needed(&survey(&volume.root, place::SNAPSHOT_DIRECTORY)?, shared)),
+        }
     }
 
     /// Writes the record, then makes the snapshot (btrfs) or starts to (trees).
@@ -40,9 +59,13 @@ impl Slots {
         let mut record = Record::new(request, snapshot);
         let ticket = record.ticket(&directory);
         // The kernel ends the transaction with the snapshot, and what was named before is in it.
-        let flush = if method == Method::Btrfs { Flush::Content } else { Flush::All };
-        record.bytes_copied = (method == Method::Btrfs).then_some(0);
-        let lock = slot.begin(&record, flush)?;
+        let lock = if method == Method::Btrfs {
+            record.bytes_copied = Some(0);
+            slot.begin(&record, Flush::Content)?
+        } else {
+            record.needs = Some(self.needs_of(volume, method == Method::Reflink)?);
+            reservation::begin(&slot, &record)?
+        };
         let started = match method {
             Method::Btrfs => {
                 let made = btrfs::create(&volume.root, &slot.tree());

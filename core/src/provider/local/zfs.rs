@@ -101,6 +101,15 @@ impl Zfs {
         }
     }
 
+    /// The directory at which the content of the snapshot can be read as it is, if there is one.
+    pub(super) fn readable(&self, ticket: &Ticket) -> Result<Option<PathBuf>> {
+        let snapshot = checked(&ticket.snapshot)?;
+        let (dataset, name) = snapshot.split_once('@').unwrap_or((snapshot, ""));
+        let mount_point = self.run(&["list", "-H", "-o", "mountpoint", dataset])?;
+        let direct = Path::new(mount_point.trim()).join(".zfs/snapshot").join(name);
+        Ok(direct.read_dir().is_ok().then_some(direct))
+    }
+
     /// Calls `read` with the directory at which the content of the snapshot can be read.
     pub(super) fn with_content<T>(
         &self,
@@ -109,13 +118,11 @@ impl Zfs {
         destination: &Path,
         read: impl FnOnce(&Path) -> Result<T>,
     ) -> Result<T> {
-        let snapshot = checked(&ticket.snapshot)?;
-        let (dataset, name) = snapshot.split_once('@').unwrap_or((snapshot, ""));
-        let mount_point = self.run(&["list", "-H", "-o", "mountpoint", dataset])?;
-        let direct = Path::new(mount_point.trim()).join(".zfs/snapshot").join(name);
-        if direct.read_dir().is_ok() {
+        if let Some(direct) = self.readable(ticket)? {
             return read(&direct);
         }
+        let snapshot = checked(&ticket.snapshot)?;
+        let dataset = snapshot.split_once('@').map_or(snapshot, |(dataset, _)| dataset);
         let place = destination.with_file_name(format!(".barman_snap_clone_{token}"));
         let clone = format!("{dataset}/barman_snap_{token}");
         std::fs::create_dir(&place).map_err(|source| Error::io("make the directory", &place, source))?;
