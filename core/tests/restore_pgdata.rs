@@ -51,6 +51,7 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
         owner: None,
         recovery: RecoveryTarget::default(),
         warnings: vec![],
+        chosen: None,
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use barman_snap::catalog::{Chosen, PassedOver};
 use barman_snap::id::{BackupId, Token};
 use barman_snap::model::{
     BackupInfo, BackupStatus, EngineRecord, Lsn, SnapshotRecord, Tablespace, Timeline, TimelineHistory,
@@ -169,6 +170,27 @@ fn a_plan_reads_well_and_round_trips_as_json() {
       set      recovery_target_action = promote
     warning: the restored server keeps the archive_command of the original and will archive its new timeline with it; turn archiving off if it is a clone
     ");
+}
+
+#[test]
+fn a_plan_says_how_its_backup_was_chosen() {
+    let mut case = good();
+    assert!(!serde_json::to_string(&case.plan().unwrap()).unwrap().contains("chosen"));
+    let over = PassedOver { backup_id: "20260530T000000".parse().unwrap(), why: "it is FAILED: disk full".into() };
+    case.request.chosen = Some(Chosen {
+        backup_id: id(),
+        asked: "last".into(),
+        because: "the newest complete one".into(),
+        passed_over: vec![over],
+    });
+    let plan = case.plan().unwrap();
+    assert_eq!(
+        plan.to_string().lines().nth(1).unwrap(),
+        "backup 20260529T095900: the newest complete one; passed over: 20260530T000000 (it is FAILED: disk full)"
+    );
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["chosen"]["asked"], "last");
+    assert_eq!(json["chosen"]["passed_over"][0]["why"], "it is FAILED: disk full");
 }
 
 #[test]

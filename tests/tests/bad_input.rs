@@ -208,7 +208,23 @@ fn garbage_beside_good_backups_hides_nothing() {
     // Whose snapshots the bad one names is not known, so none is touched; and the next backup does not mind.
     site.ok("gc", &["--apply"]);
     let next = site.backup(&[]);
-    assert_eq!(site.listed(), [good, next]);
+    assert_eq!(site.listed(), [good.as_str(), next.as_str()]);
+
+    // Which one is taken is said, on stderr and in JSON; and which one is the last is not guessed.
+    let to = site.place().join("restored").display().to_string();
+    let ran = site.ok("restore", &["last", &to, "--dry-run"]);
+    assert!(ran.stdout.contains(&format!("backup {next}: the newest complete one")), "{}", ran.stdout);
+    let plan = site.json("restore", &["first", &to, "--dry-run"]);
+    assert_eq!(plan["chosen"]["backup_id"], good.as_str());
+    assert_eq!(plan["chosen"]["passed_over"][0]["backup_id"], bad);
+    let info = site.object(&format!("base/{next}/backup.info"));
+    let sound = std::fs::read(&info).expect("it can be read");
+    std::fs::write(&info, "this is no metadata").expect("the file is written");
+    refused(&site.run("restore", &["last", &to]), 4, &[&next, "which is newer than", &good]);
+    refused(&site.run("verify", &["last"]), 4, &[&next, &good]);
+    std::fs::write(&info, sound).expect("the file is written");
+    let ran = site.ok("restore", &["last", &to, "--target-immediate"]);
+    assert!(ran.stderr.contains(&format!("backup {next}: the newest complete one\n")), "{}", ran.stderr);
 }
 
 #[test]

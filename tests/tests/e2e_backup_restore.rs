@@ -257,7 +257,12 @@ fn a_failover_is_followed_and_a_clone_never_takes_the_place_of_its_original() {
     standby.archive_wal();
 
     // A clone of the backup, with the archive_command of the original, which nobody has turned off.
-    let clone = site.restore(&id, "clone", &[]);
+    let place = site.fs().path().join("restored/clone");
+    user::make_dir(&site.fs().path().join("restored"));
+    site.ok("restore", &[&id, &place.display().to_string()]);
+    let mut clone = site.adopt(&place);
+    clone.option("archive_mode", "on");
+    clone.start();
     wait_until_promoted(&clone);
     assert_eq!(all(&clone), "1-old-primary 2-new-primary");
     add(&clone, "3-clone");

@@ -18,7 +18,8 @@ use crate::{output, setup};
 pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
     let engine = setup::engine(common, &args.catalog, Some(&args.provider)).await?.build();
     let recovery = target(&args.target)?;
-    let id = engine.resolve(&args.backup_id, &recovery).await?;
+    let chosen = engine.choose(&args.backup_id, &recovery).await?;
+    let id = chosen.backup_id.clone();
     let wal = match &args.restore_command {
         Some(command) => WalSource::Command(command.clone()),
         None => wal_source(setup::restore_program(common)?, &args.catalog.url, &args.catalog.server),
@@ -28,6 +29,7 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
     })?;
     let mut request = RestoreRequest::new(target_dir, wal, engine.ids().token());
     request.recovery = recovery;
+    request.chosen = Some(chosen);
     request.in_place = args.in_place;
     request.purpose = Purpose::from_flags(args.clone, args.replace, args.standby)?;
     request.with_config = args.with_config;
@@ -39,6 +41,7 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     if common.quiet == 0 {
+        plan.chosen.iter().for_each(|chosen| output::note(&chosen.to_string()));
         if let Some(because) = &plan.because {
             output::note(&format!(
                 "restoring a {}, because {because}; --replace says otherwise",

@@ -14,7 +14,8 @@ use crate::{output, setup};
 
 pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
     let engine = setup::engine(common, &args.catalog, Some(&args.provider)).await?.build();
-    let id = engine.resolve(&args.backup_id, &RecoveryTarget::default()).await?;
+    let chosen = engine.choose(&args.backup_id, &RecoveryTarget::default()).await?;
+    let id = chosen.backup_id.clone();
     let wal = wal_source(setup::restore_program(common)?, &args.catalog.url, &args.catalog.server);
     let options = VerifyOptions {
         work_dir: args.work_dir.clone(),
@@ -23,12 +24,16 @@ pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
         sql: args.sql.iter().map(|sql| check(&args.sql_dbname, sql)).collect(),
         devices: Some(DeviceWishes { instance: args.snapshot_recovery_instance.clone(), mounted: false }),
         recovery_limit: Duration::from_secs(args.timeout),
+        chosen: Some(chosen),
         ..VerifyOptions::default()
     };
     let cancel = CancelToken::new();
     let interrupted = cancel.clone();
     let _guard = setup::on_interrupt(move || interrupted.cancel())?;
     let proof = engine.verify(&id, &wal, &options, &cancel, &listener(common)).await?;
+    if common.quiet == 0 {
+        proof.chosen.iter().for_each(|chosen| output::note(&chosen.to_string()));
+    }
     output::print(common.format, &proof, Proof::report)?;
     Ok(if proof.passed { Exit::Success } else { Exit::Failure })
 }

@@ -36,6 +36,7 @@ pub(crate) use local::write_pieces;
 pub use delete::{DeletePlan, DeleteRequest};
 pub use keep::Keep;
 pub use layout::{Layout, ObjectKind, ServerName};
+pub use resolve::{Chosen, PassedOver};
 pub use retention::{Retention, RetentionPolicy};
 pub use space::{DirListing, ObjectInfo, ObjectSpace, PutIf, PutNew, StoreHook, StoreOp, Version};
 pub use store::{CatalogUrl, StoreOptions};
@@ -275,10 +276,13 @@ impl Catalog {
 
     /// The backup that the user means: an id, a name, or `first`, `last`, … See [`resolve`](resolve::resolve).
     pub async fn resolve(&self, text: &str) -> Result<BackupId> {
-        if BackupId::looks_like(text) {
-            return text.parse();
-        }
-        resolve::resolve(text, &self.list().await?)
+        self.choose(text).await.map(|chosen| chosen.backup_id)
+    }
+
+    /// As [`resolve`](Self::resolve), with the reasons.
+    pub async fn choose(&self, text: &str) -> Result<Chosen> {
+        let entries = if BackupId::looks_like(text) { Vec::new() } else { self.list().await? };
+        resolve::resolve(text, &entries)
     }
 
     /// The sessions that have left anything: the keys of each.

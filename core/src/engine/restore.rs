@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Engine;
+use crate::catalog::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
@@ -33,12 +34,20 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none.
     pub async fn resolve(&self, text: &str, target: &RecoveryTarget) -> Result<BackupId> {
+        self.choose(text, target).await.map(|chosen| chosen.backup_id)
+    }
+
+    /// As [`resolve`](Self::resolve), with the reasons: for [`RestoreRequest::chosen`] and [`VerifyOptions::chosen`].
+    ///
+    /// # Errors
+    /// As there; and if it cannot be told which backup is the last.
+    pub async fn choose(&self, text: &str, target: &RecoveryTarget) -> Result<Chosen> {
         if text != "auto" {
-            return self.catalog().resolve(text).await;
+            return self.catalog().choose(text).await;
         }
         let entries = self.catalog().list().await?;
-        let readable = entries.iter().filter_map(|entry| Some((&entry.id, entry.info.as_ref().ok()?)));
-        restore::choose_backup(readable, target, &restore::ancestry(self.catalog()).await?)
+        let infos = entries.iter().map(|entry| (&entry.id, entry.info.as_ref().ok()));
+        restore::choose_backup(infos, target, &restore::ancestry(self.catalog()).await?)
     }
 
     /// Plans a restore: every refusal comes from here, and nothing is changed.

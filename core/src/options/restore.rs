@@ -80,11 +80,13 @@ impl RestoreOptions {
         listener: &RestoreListener,
     ) -> Result<Value> {
         let recovery = self.target()?;
-        let id = engine.resolve(backup, &recovery).await?;
+        let chosen = engine.choose(backup, &recovery).await?;
+        let id = chosen.backup_id.clone();
         let target = std::path::absolute(target)
             .map_err(|error| Error::invalid(format!("not a directory: {}", target.display())).with_source(error))?;
         let mut request = RestoreRequest::new(target, self.wal(wal), engine.ids().token());
         request.recovery = recovery;
+        request.chosen = Some(chosen);
         request.in_place = self.in_place;
         request.purpose = Purpose::from_flags(self.clone, self.replace, self.standby)?;
         request.tablespaces = self.mappings()?;
@@ -195,7 +197,8 @@ impl VerifyOptions {
         cancel: &CancelToken,
         listener: &RestoreListener,
     ) -> Result<Proof> {
-        let id = engine.resolve(backup, &RecoveryTarget::default()).await?;
+        let chosen = engine.choose(backup, &RecoveryTarget::default()).await?;
+        let id = chosen.backup_id.clone();
         let check = |sql: &String| SqlCheck { database: self.sql_database.clone(), sql: sql.clone(), expect: None };
         let default = restore::VerifyOptions::default();
         let options = restore::VerifyOptions {
@@ -205,6 +208,7 @@ impl VerifyOptions {
             sql: self.sql.iter().map(check).collect(),
             devices: Some(DeviceWishes { instance: self.snapshot_recovery_instance.clone(), mounted: false }),
             recovery_limit: self.timeout_ms.map_or(default.recovery_limit, Duration::from_millis),
+            chosen: Some(chosen),
             ..default
         };
         engine.verify(&id, &wal.wal_source(&self.wal_restore_program), &options, cancel, listener).await

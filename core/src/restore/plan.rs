@@ -26,6 +26,7 @@ use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, ren
 use super::target::{Ancestry, RecoveryTarget, TargetAction};
 use super::timelines;
 use super::unwanted;
+use crate::catalog::Chosen;
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
@@ -72,6 +73,9 @@ pub struct RestoreRequest {
     pub devices: Option<DeviceWishes>,
     /// The token of this restore: volumes made for it carry it, and it makes the names of directories set aside unique.
     pub token: Token,
+    /// How the backup was chosen: for the plan and the answer.
+    #[serde(default)]
+    pub chosen: Option<Chosen>,
 }
 
 impl RestoreRequest {
@@ -88,6 +92,7 @@ impl RestoreRequest {
             owner: None,
             devices: None,
             token,
+            chosen: None,
         }
     }
 }
@@ -199,6 +204,9 @@ pub struct RestorePlan {
     pub recovery: RecoveryTarget,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// How the backup was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
 }
 
 impl RestorePlan {
@@ -267,6 +275,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
         config,
         configuration: Vec::new(),
         warnings,
+        chosen: request.chosen.clone(),
         tablespaces: placed,
         settings,
         no_workers: match (purpose, request.recovery.action) {

@@ -6,6 +6,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::Chosen;
 use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::model::{Lsn, Timeline};
@@ -50,6 +51,9 @@ pub struct Proof {
     /// The last lines of the server's log, if a check failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+    /// How the backup was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
 }
 
 /// Where recovery ended.

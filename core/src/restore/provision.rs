@@ -21,6 +21,7 @@ use super::devices::carry_out::{self, Devices};
 use super::pgdata::{self, Prepared, remove_any, sync_directory};
 use super::pieces::{Piece, waves};
 use super::plan::{RestorePlan, SetAside};
+use crate::catalog::Chosen;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{CreateVolumeRequest, RestoredVolume, SnapshotProvider};
@@ -118,6 +119,9 @@ pub struct Restored {
     pub bytes_copied: Option<u64>,
     /// What was done inside the data directory.
     pub prepared: Prepared,
+    /// How the backup was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
 }
@@ -137,6 +141,7 @@ pub async fn provision(plan: &RestorePlan, tools: Tools<'_>) -> Result<Restored>
         Ok(prepared) => {
             let copied = made.volumes.iter().map(|volume| volume.bytes_copied);
             Ok(Restored {
+                chosen: plan.chosen.clone(),
                 target: plan.target.clone(),
                 set_aside: plan.set_aside.clone(),
                 devices: None,

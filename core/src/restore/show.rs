@@ -8,6 +8,9 @@ use super::plan::RestorePlan;
 impl fmt::Display for RestorePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "restore of backup {} (PostgreSQL {}) to {}", self.backup_id, self.major, self.target.display())?;
+        if let Some(chosen) = &self.chosen {
+            writeln!(f, "{chosen}")?;
+        }
         match &self.because {
             Some(because) => writeln!(f, "as a {}, because {because}", self.purpose.as_str())?,
             None => writeln!(f, "as a {}", self.purpose.as_str())?,

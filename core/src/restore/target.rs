@@ -10,6 +10,7 @@ use std::fmt;
 use chrono::{DateTime, FixedOffset, NaiveDateTime, TimeZone, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::resolve::{Chosen, PassedOver, UNREADABLE, incomplete};
 use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::model::{BackupInfo, BackupStatus, Lsn, Timeline, TimelineHistory};
@@ -234,52 +235,81 @@ pub fn parse_timeline(text: &str) -> Result<TargetTimeline> {
 /// What is known of the timelines in the archive: those that have a history file.
 pub type Ancestry = BTreeMap<Timeline, TimelineHistory>;
 
+/// The newest timeline as PostgreSQL finds it: it asks for the history of each next number, and stops at the first that is
+/// missing (`findNewestTimeLine`).
+pub(super) fn newest(own: Timeline, ancestry: &Ancestry) -> Timeline {
+    let next = |timeline: &Timeline| timeline.0.checked_add(1).map(Timeline).filter(|next| ancestry.contains_key(next));
+    std::iter::successors(Some(own), next).last().unwrap_or(own)
+}
+
+/// The timeline that is followed from a backup of timeline `own`.
+pub(super) fn followed(own: Timeline, target: &RecoveryTarget, ancestry: &Ancestry) -> Timeline {
+    match (&target.point, target.timeline) {
+        // The end of the backup lies on its own timeline, whatever branches off later.
+        (TargetPoint::Immediate, TargetTimeline::Default) | (_, TargetTimeline::Current) => own,
+        (_, TargetTimeline::Id(wanted)) => wanted,
+        (_, TargetTimeline::Default | TargetTimeline::Latest) => newest(own, ancestry),
+    }
+}
+
 /// True if WAL of timeline `wanted` continues a backup that ended at `end` on timeline `own`.
 pub(super) fn continues(own: Timeline, end: Lsn, wanted: Timeline, ancestry: &Ancestry) -> bool {
     own == wanted || ancestry.get(&wanted).is_some_and(|history| history.reaches(own, end))
 }
 
-/// The backup that `auto` means: the newest complete one from which the target can be reached.
+/// The backup that `auto` means: the newest complete one from which the target can be reached. An entry without metadata is
+/// one that cannot be read.
 ///
 /// # Errors
 /// `invalid_input` for a target by name or xid, whose place in time is not known before the WAL is read; `not_found` when
 /// no backup suits.
 pub fn choose_backup<'a>(
-    entries: impl IntoIterator<Item = (&'a BackupId, &'a BackupInfo)>,
+    entries: impl IntoIterator<Item = (&'a BackupId, Option<&'a BackupInfo>)>,
     target: &RecoveryTarget,
     ancestry: &Ancestry,
-) -> Result<BackupId> {
+) -> Result<Chosen> {
     if let TargetPoint::Name(_) | TargetPoint::Xid(_) = target.point {
         return Err(Error::invalid("a backup cannot be chosen for a target by name or transaction").with_hint(
             "nobody knows when that was before the WAL is read: give the id of a backup that ended before it",
         ));
     }
-    let newest_timeline = ancestry.keys().next_back().copied();
-    let suits = |info: &BackupInfo| {
-        let (Some(end), Some(own)) = (info.end_xlog, info.timeline) else { return false };
-        let reached = match target.point {
-            TargetPoint::Time(time) => info.end_time.is_some_and(|ended| ended <= time),
-            TargetPoint::Lsn(lsn) => end <= lsn,
-            _ => true,
-        };
-        let followed = match (target.timeline, newest_timeline) {
-            (TargetTimeline::Id(wanted), _) => continues(own, end, wanted, ancestry),
-            (TargetTimeline::Default | TargetTimeline::Latest, Some(newest)) => {
-                own > newest || continues(own, end, newest, ancestry)
-            }
-            _ => true,
-        };
-        info.status == BackupStatus::Done && reached && followed
+    let (mut suitable, mut other) = (Vec::new(), Vec::new());
+    for (id, info) in entries {
+        match info.map_or_else(|| Some(UNREADABLE.to_owned()), |info| unsuitable(info, target, ancestry)) {
+            None => suitable.push((info.and_then(|info| info.end_time).map(|time| time.with_timezone(&Utc)), id)),
+            Some(why) => other.push(PassedOver { backup_id: id.clone(), why }),
+        }
+    }
+    let Some((_, id)) = suitable.into_iter().max() else {
+        return Err(Error::not_found(format!("no complete backup from which one can recover {target}"))
+            .with_hint("a backup must have ended before the target; `barman-snap list` shows the times"));
     };
-    entries
-        .into_iter()
-        .filter(|(_, info)| suits(info))
-        .max_by_key(|(id, info)| (info.end_time.map(|time| time.with_timezone(&Utc)), (*id).clone()))
-        .map(|(id, _)| id.clone())
-        .ok_or_else(|| {
-            Error::not_found(format!("no complete backup from which one can recover {target}"))
-                .with_hint("a backup must have ended before the target; `barman-snap list` shows the times")
-        })
+    Ok(Chosen {
+        backup_id: id.clone(),
+        asked: "auto".to_owned(),
+        because: format!("the newest complete one from which one can recover {target}"),
+        passed_over: other.into_iter().filter(|one| one.backup_id > *id).collect(),
+    })
+}
+
+/// Why the target cannot be reached from a backup; none if it can.
+fn unsuitable(info: &BackupInfo, target: &RecoveryTarget, ancestry: &Ancestry) -> Option<String> {
+    if info.status != BackupStatus::Done {
+        return Some(incomplete(info));
+    }
+    let (Some(end), Some(own)) = (info.end_xlog, info.timeline) else {
+        return Some("its metadata do not say where it ended".to_owned());
+    };
+    match target.point {
+        TargetPoint::Time(time) if info.end_time.is_none_or(|ended| ended > time) => {
+            return Some("it ended after the target".to_owned());
+        }
+        TargetPoint::Lsn(lsn) if end > lsn => return Some(format!("it ended at {end}, after the target")),
+        _ => {}
+    }
+    let followed = followed(own, target, ancestry);
+    (!continues(own, end, followed, ancestry))
+        .then(|| format!("timeline {followed} does not continue it, which ended at {end} on timeline {own}"))
 }
 
 #[cfg(test)]
@@ -350,7 +380,8 @@ mod tests {
         )]);
         let choose = |infos: &[BackupInfo], options: TargetOptions| {
             let target = options.into_target().unwrap();
-            choose_backup(ids.iter().zip(infos), &target, &ancestry).map(|id| id.to_string())
+            let entries = ids.iter().zip(infos.iter().map(Some));
+            choose_backup(entries, &target, &ancestry).map(|chosen| chosen.backup_id.to_string())
         };
         let own = || TargetOptions { timeline: TargetTimeline::Current, ..TargetOptions::default() };
         let at = |text: &str| TargetOptions { time: parse_time(text, &utc()).ok(), ..own() };
@@ -372,5 +403,13 @@ mod tests {
         infos[2].status = BackupStatus::Failed;
         assert_eq!(choose(&infos, own()).unwrap(), "20260102T000000");
         assert!(choose(&infos, TargetOptions { name: Some("x".into()), ..TargetOptions::default() }).is_err());
+        // What is newer and not taken is said, also where nobody can read why.
+        let entries = ids.iter().zip([Some(&infos[0]), None, Some(&infos[2])]);
+        let chosen = choose_backup(entries, &own().into_target().unwrap(), &ancestry).unwrap().to_string();
+        assert_eq!(
+            chosen,
+            "backup 20260101T000000: the newest complete one from which one can recover to the end of the archived WAL on the \
+             timeline of the backup; passed over: 20260102T000000 (its backup.info cannot be read), 20260103T000000 (it is FAILED)"
+        );
     }
 }

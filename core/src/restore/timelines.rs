@@ -16,7 +16,7 @@ use chrono::SubsecRound;
 
 use super::plan::{ArchiveFacts, PlanInput};
 use super::settings::{Purpose, WalSource};
-use super::target::{Ancestry, TargetPoint, TargetTimeline, continues};
+use super::target::{TargetPoint, TargetTimeline, continues, followed, newest};
 use crate::error::{Error, Result};
 use crate::model::{Lsn, Segment, SegmentSize, Timeline, TimelineHistory};
 
@@ -42,13 +42,6 @@ pub(super) struct Way<'a> {
     segments: BTreeMap<Timeline, BTreeSet<Segment>>,
 }
 
-/// The newest timeline as PostgreSQL finds it: it asks for the history of each next number, and stops at the first that is
-/// missing (`findNewestTimeLine`).
-pub(super) fn newest(own: Timeline, ancestry: &Ancestry) -> Timeline {
-    let next = |timeline: &Timeline| timeline.0.checked_add(1).map(Timeline).filter(|next| ancestry.contains_key(next));
-    std::iter::successors(Some(own), next).last().unwrap_or(own)
-}
-
 impl<'a> Way<'a> {
     /// None when nobody looked at the archive, or nobody may: the WAL is kept by another tool.
     pub(super) fn of(input: &PlanInput<'a>) -> Option<Self> {
@@ -61,12 +54,7 @@ impl<'a> Way<'a> {
         for segment in names.iter().filter_map(|name| name.parse::<Segment>().ok()) {
             segments.entry(segment.timeline).or_default().insert(segment);
         }
-        let followed = match (&input.request.recovery.point, input.request.recovery.timeline) {
-            // The end of the backup lies on its own timeline, whatever branches off later.
-            (TargetPoint::Immediate, TargetTimeline::Default) | (_, TargetTimeline::Current) => own,
-            (_, TargetTimeline::Id(wanted)) => wanted,
-            (_, TargetTimeline::Default | TargetTimeline::Latest) => newest(own, &archive.ancestry),
-        };
+        let followed = followed(own, &input.request.recovery, &archive.ancestry);
         let history = archive.ancestry.get(&followed).cloned().unwrap_or(TimelineHistory::root(followed));
         let size = info.xlog_segment_size.unwrap_or(SegmentSize::DEFAULT);
         Some(Self { archive, history, own, end, size, segments })

@@ -55,6 +55,7 @@ pub(in crate::restore) async fn provision(
     let mut made = Made { volumes: Vec::new(), devices: nothing, unknown: false };
     match carry_out(plan, devices, tools, &mut made).await {
         Ok(prepared) => Ok(Restored {
+            chosen: plan.chosen.clone(),
             target: plan.target.clone(),
             set_aside: Vec::new(),
             bytes_copied: None,

@@ -29,6 +29,7 @@ use async_trait::async_trait;
 
 use self::run::Run;
 
+use crate::catalog::Chosen;
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
@@ -82,6 +83,8 @@ pub struct VerifyOptions {
     pub devices: Option<DeviceWishes>,
     /// As whom the server runs when we are root and the snapshot's files belong to root.
     pub owner: Option<Owner>,
+    /// How the backup was chosen: for the proof.
+    pub chosen: Option<Chosen>,
 }
 
 impl Default for VerifyOptions {
@@ -98,6 +101,7 @@ impl Default for VerifyOptions {
             checksums: true,
             devices: None,
             owner: None,
+            chosen: None,
         }
     }
 }
@@ -178,6 +182,7 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
         checks: Vec::new(),
         sql: Vec::new(),
         log: Vec::new(),
+        chosen: input.options.chosen.clone(),
     };
     let mut restored = None;
     let worked = Run { input, tools, binaries, plan, home, proof: &mut proof, restored: &mut restored }.run().await;
