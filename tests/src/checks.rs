@@ -63,3 +63,18 @@ pub fn amcheck_ok(cluster: &Cluster) -> Result<(), String> {
     let ran = attempt(command.args(["--all", "--install-missing", "--heapallindexed"]));
     if ran.success() { Ok(()) } else { Err(format!("{}{}", ran.stdout, ran.stderr)) }
 }
+
+/// Like [`amcheck_ok`], in sessions that no setting disturbs, and only with what every heap and index must fulfil.
+pub fn amcheck_calm(cluster: &Cluster) -> Result<(), String> {
+    let mut command = cluster.command("pg_amcheck");
+    command.args(["--all", "--install-missing"]).env("PGOPTIONS", crate::pg::CALM);
+    let ran = attempt(command.arg("--maintenance-db").arg(cluster.database()));
+    if ran.success() { Ok(()) } else { Err(format!("pg_amcheck: {}{}", ran.stdout, ran.stderr)) }
+}
+
+/// The pages of a stopped cluster whose checksums are wrong, as `pg_checksums` names them; none where it has none. What else
+/// it complains of are files that are no relations, which PostgreSQL does not mind.
+pub fn bad_checksums(installation: &Installation, data: &Path) -> Vec<String> {
+    let ran = attempt(installation.command("pg_checksums").arg("--check").arg("-D").arg(data));
+    ran.stderr.lines().filter(|line| line.contains("checksum verification failed in file")).map(str::to_owned).collect()
+}

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cli::BarmanSnap;
 use crate::command::Ran;
 use crate::fs::{Kind, LoopFs};
-use crate::pg::{Cluster, Installation, Stop};
+use crate::pg::{Builder, Cluster, Installation, Stop};
 use crate::s3::MotoServer;
 use crate::scratch::Scratch;
 use crate::skip::Missing;
@@ -40,6 +40,9 @@ pub struct Plan {
     catalog: Option<(String, Vec<(String, String)>)>,
     segment_mib: u32,
     settings: Vec<(String, String)>,
+    superuser: String,
+    initdb: Vec<String>,
+    checksums: bool,
 }
 
 impl Plan {
@@ -98,8 +101,35 @@ impl Plan {
         self
     }
 
-    /// Makes it.
+    /// Another name for the superuser that `initdb` makes than `postgres`.
+    pub fn superuser(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.superuser);
+        self
+    }
+
+    /// More options for `initdb`, which win over ours.
+    pub fn initdb_options(mut self, options: &[&str]) -> Self {
+        self.initdb.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    /// Without data checksums. They are on otherwise.
+    pub fn without_checksums(mut self) -> Self {
+        self.checksums = false;
+        self
+    }
+
+    /// Makes it, and starts the cluster.
     pub fn start(self) -> Result<Site, Missing> {
+        self.make(Builder::start)
+    }
+
+    /// Makes it without starting the cluster, whose files can be changed before. Only for one without tablespaces.
+    pub fn prepare(self) -> Result<Site, Missing> {
+        self.make(Builder::prepare)
+    }
+
+    fn make(self, begin: impl FnOnce(Builder) -> Cluster) -> Result<Site, Missing> {
         let fs = LoopFs::with_options(self.kind, self.size_mib, &self.options)?;
         let snap = BarmanSnap::found()?;
         let place = Scratch::new();
@@ -107,7 +137,12 @@ impl Plan {
         let mut builder = Cluster::builder(&self.installation)
             .data(fs.volume("main").join("data"))
             .segment_mib(self.segment_mib)
+            .superuser(&self.superuser)
+            .initdb_options(&self.initdb.iter().map(String::as_str).collect::<Vec<_>>())
             .env(env.clone());
+        if !self.checksums {
+            builder = builder.without_checksums();
+        }
         if self.spread {
             builder = builder
                 .wal(fs.volume("wal").join("pg_wal"))
@@ -126,7 +161,7 @@ impl Plan {
         for (name, value) in &self.settings {
             builder = builder.setting(name, value);
         }
-        let cluster = builder.start();
+        let cluster = begin(builder);
         let snap = snap.with_env(env.clone()).for_cluster(&cluster);
         Ok(Site { cluster, snap, url, env, fs, place })
     }
@@ -162,12 +197,22 @@ impl Site {
             catalog: None,
             segment_mib: 16,
             settings: Vec::new(),
+            superuser: "postgres".to_owned(),
+            initdb: Vec::new(),
+            checksums: true,
         }
     }
 
     /// Its file system.
     pub fn fs(&self) -> &LoopFs {
         &self.fs
+    }
+
+    /// Connects as the cluster says now.
+    #[must_use]
+    pub fn reconnected(mut self) -> Self {
+        self.snap = self.snap.for_cluster(&self.cluster);
+        self
     }
 
     /// A directory beside everything, which vanishes with it.

@@ -22,6 +22,8 @@ pub struct Builder {
     segment_mib: u32,
     tcp: bool,
     env: Vec<(String, String)>,
+    superuser: String,
+    initdb: Vec<String>,
 }
 
 impl Builder {
@@ -36,6 +38,8 @@ impl Builder {
             segment_mib: 16,
             tcp: false,
             env: Vec::new(),
+            superuser: "postgres".to_owned(),
+            initdb: Vec::new(),
         }
     }
 
@@ -92,8 +96,33 @@ impl Builder {
         self
     }
 
+    /// Another name for the superuser that `initdb` makes than `postgres`.
+    pub fn superuser(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.superuser);
+        self
+    }
+
+    /// More options for `initdb`, which win over ours.
+    pub fn initdb_options(mut self, options: &[&str]) -> Self {
+        self.initdb.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
     /// Makes the cluster and starts it.
     pub fn start(self) -> Cluster {
+        let tablespaces = self.tablespaces.clone();
+        let mut cluster = self.prepare();
+        cluster.start();
+        for (name, path) in &tablespaces {
+            user::make_dir(path);
+            cluster.sql(&format!("CREATE TABLESPACE \"{name}\" LOCATION '{}'", path.display()));
+        }
+        cluster.remember_tablespaces(tablespaces);
+        cluster
+    }
+
+    /// Makes the cluster without its tablespaces, and does not start it: its files can be changed before.
+    pub fn prepare(self) -> Cluster {
         let scratch = Scratch::new();
         let data = self.data.clone().unwrap_or_else(|| scratch.path().join("data"));
         self.initdb(&data);
@@ -108,12 +137,7 @@ impl Builder {
         }
         cluster.own(owned);
         cluster.set_env(self.env);
-        cluster.start();
-        for (name, path) in &self.tablespaces {
-            user::make_dir(path);
-            cluster.sql(&format!("CREATE TABLESPACE \"{name}\" LOCATION '{}'", path.display()));
-        }
-        cluster.remember_tablespaces(self.tablespaces);
+        cluster.set_user(&self.superuser);
         cluster
     }
 
@@ -123,7 +147,9 @@ impl Builder {
             user::make_dir(parent);
         }
         let mut initdb = self.installation.command("initdb");
-        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8", "-D"]).arg(data);
+        // Not flushed: nothing of a test has to survive a power failure.
+        initdb.args(["--no-sync", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8", "-U", &self.superuser, "-D"]);
+        initdb.arg(data);
         initdb.arg(format!("--wal-segsize={}", self.segment_mib));
         if self.checksums {
             initdb.arg("--data-checksums");
@@ -134,6 +160,7 @@ impl Builder {
         if let Some(wal) = &self.wal {
             initdb.arg("-X").arg(wal);
         }
+        initdb.args(&self.initdb);
         run(&mut initdb);
     }
 

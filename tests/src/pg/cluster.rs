@@ -13,6 +13,11 @@ use crate::scratch::{Scratch, processes_below};
 use crate::user;
 use crate::wait::wait_for;
 
+/// What a session asks for itself, and so wins over `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
+pub const CALM: &str = "-c session_preload_libraries= -c local_preload_libraries= -c session_replication_role=replica \
+     -c default_transaction_read_only=off -c search_path=public -c role=none -c statement_timeout=30s -c lock_timeout=30s \
+     -c idle_session_timeout=0 -c row_security=on";
+
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -34,6 +39,8 @@ pub struct Cluster {
     tablespaces: Vec<(String, PathBuf)>,
     owned: Vec<PathBuf>,
     server_env: Vec<(String, String)>,
+    user: String,
+    database: String,
     scratch: Scratch,
 }
 
@@ -51,6 +58,14 @@ impl Cluster {
         cluster
     }
 
+    /// The cluster of a restored directory, started the way a person does it: with a port and a socket of its own beside
+    /// the original, else with nothing but what its files say.
+    pub fn adopt_as_it_is(installation: &Installation, data: impl Into<PathBuf>) -> Self {
+        let mut cluster = Self::over(installation.clone(), Scratch::new(), data.into(), crate::s3::free_port());
+        cluster.drop_option("listen_addresses");
+        cluster
+    }
+
     pub(super) fn over(installation: Installation, scratch: Scratch, data: PathBuf, port: u16) -> Self {
         let socket = scratch.path().display().to_string();
         let options = [("unix_socket_directories", socket.as_str()), ("listen_addresses", "")]
@@ -64,6 +79,8 @@ impl Cluster {
             tablespaces: Vec::new(),
             owned: Vec::new(),
             server_env: Vec::new(),
+            user: "postgres".to_owned(),
+            database: "postgres".to_owned(),
             scratch,
         }
     }
@@ -72,6 +89,31 @@ impl Cluster {
     pub fn option(&mut self, name: &str, value: &str) {
         self.options.retain(|(old, _)| old != name);
         self.options.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Leaves it to the files of the server again.
+    pub fn drop_option(&mut self, name: &str) {
+        self.options.retain(|(old, _)| old != name);
+    }
+
+    /// Connects as another role than `postgres` from now on.
+    pub fn set_user(&mut self, name: &str) {
+        name.clone_into(&mut self.user);
+    }
+
+    /// Connects to another database than `postgres` from now on, where none is named.
+    pub fn set_database(&mut self, name: &str) {
+        name.clone_into(&mut self.database);
+    }
+
+    /// The database that it connects to where none is named.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The role that it connects as.
+    pub fn user(&self) -> &str {
+        &self.user
     }
 
     /// Variables of the server itself, and so of its archive_command and restore_command, from the next start on.
@@ -83,7 +125,8 @@ impl Cluster {
         self.owned = paths;
     }
 
-    pub(super) fn remember_tablespaces(&mut self, tablespaces: Vec<(String, PathBuf)>) {
+    /// Says which tablespaces it has, where [`Builder::tablespace`] has not made them.
+    pub fn remember_tablespaces(&mut self, tablespaces: Vec<(String, PathBuf)>) {
         self.tablespaces = tablespaces;
     }
 
@@ -119,7 +162,8 @@ impl Cluster {
 
     /// How to connect, in the form of libpq.
     pub fn dsn(&self) -> String {
-        format!("host={} port={} user=postgres dbname=postgres", self.socket_dir().display(), self.port)
+        let (user, database) = (quoted(&self.user), quoted(&self.database));
+        format!("host={} port={} user={user} dbname={database}", self.socket_dir().display(), self.port)
     }
 
     /// How to connect, as libpq's variables.
@@ -127,8 +171,8 @@ impl Cluster {
         vec![
             ("PGHOST", self.socket_dir().display().to_string()),
             ("PGPORT", self.port.to_string()),
-            ("PGUSER", "postgres".to_owned()),
-            ("PGDATABASE", "postgres".to_owned()),
+            ("PGUSER", self.user.clone()),
+            ("PGDATABASE", self.database.clone()),
         ]
     }
 
@@ -212,7 +256,7 @@ impl Cluster {
     /// The answer of `psql`, columns separated by `|`. Panics when a statement fails.
     #[track_caller]
     pub fn sql(&self, statements: &str) -> String {
-        self.sql_in("postgres", statements)
+        self.sql_in(&self.database, statements)
     }
 
     /// Like [`sql`](Self::sql), in another database.
@@ -223,12 +267,31 @@ impl Cluster {
 
     /// What `psql` says, which may be an error.
     pub fn try_sql(&self, statements: &str) -> Ran {
-        self.try_sql_in("postgres", statements)
+        self.try_sql_in(&self.database, statements)
     }
 
     fn try_sql_in(&self, database: &str, statements: &str) -> Ran {
         let mut psql = self.command("psql");
         attempt(psql.args(["-XAqt", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statements]))
+    }
+
+    /// Like [`sql_in`](Self::sql_in), for `psql` to read (its own commands as well), in a session that no setting of a
+    /// role, of a database or of the server can disturb: [`CALM`].
+    #[track_caller]
+    pub fn calm_sql_in(&self, database: &str, script: &str) -> String {
+        self.try_calm_sql_in(database, script).expect_success().text().to_owned()
+    }
+
+    /// Like [`calm_sql_in`](Self::calm_sql_in), which may fail.
+    pub fn try_calm_sql_in(&self, database: &str, script: &str) -> Ran {
+        let file = self.scratch.path().join("script.sql");
+        fs::write(&file, script).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
+        user::give(&file);
+        // As a connection string, because a name may look like one.
+        let named = format!("dbname={}", quoted(database));
+        let mut psql = self.command("psql");
+        psql.args(["-XAqt", "-v", "ON_ERROR_STOP=1", "-d", &named, "-f"]).arg(&file);
+        attempt(psql.env("PGOPTIONS", CALM))
     }
 
     /// Begins a new WAL segment and waits until the one before is archived. Panics when archiving is off.
@@ -278,6 +341,11 @@ impl Cluster {
             (self.sql(&replayed) == "t").then_some(())
         });
     }
+}
+
+/// A value in a connection string of libpq.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
 }
 
 impl Drop for Cluster {

@@ -8,5 +8,5 @@ mod cluster;
 mod installation;
 
 pub use builder::Builder;
-pub use cluster::{Cluster, Stop};
+pub use cluster::{CALM, Cluster, Stop};
 pub use installation::Installation;
