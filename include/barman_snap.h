@@ -223,7 +223,7 @@ bs_status bs_gc(const bs_engine *engine,
 // before anything is changed; what was made is removed again on a failure.
 //
 // `options` is NULL or a JSON object with any of: tablespaces (an object: name or old directory, and new directory),
-// in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli, target_exclusive,
+// waldir, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli, target_exclusive,
 // target_action, restore_command, wal_restore_program (an array: the words before "wal-restore URL SERVER %f %p"; without
 // it, barman-snap), clone, replace, standby, snapshot_recovery_instance, mounted, dry_run. `cancel` and `progress` may be NULL.
 bs_status bs_restore(const bs_engine *engine,

@@ -30,6 +30,7 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
         empty_if_there: unwanted::LOGS.map(str::to_owned).into(),
         make: vec!["pg_wal/archive_status".into(), "pg_tblspc".into()],
         remove: unwanted::REMOVED.map(str::to_owned).into(),
+        wal: None,
         tablespaces: vec![PlacedTablespace {
             oid: 16384,
             name: "ts1".into(),

@@ -278,6 +278,7 @@ class Engine(_native.Engine):
         target_dir: _Path,
         *,
         tablespaces: Optional[Mapping[str, _Path]] = None,
+        waldir: Optional[_Path] = None,
         in_place: bool = False,
         target_time: Union[str, datetime, None] = None,
         target_lsn: Optional[str] = None,
@@ -303,6 +304,7 @@ class Engine(_native.Engine):
             backup: An id, a name, ``first``, ``last``, or ``auto`` for the one that suits the target.
             target_dir: The new data directory, absent or empty.
             tablespaces: Where tablespaces go that do not go where they were: name or old directory, and new directory.
+            waldir: Where the WAL goes, absent or empty; ``pg_wal`` is a link to it. In place it stays where it was.
             in_place: Replace what is in the target directory; it is kept under another name.
             target_time: Recover up to this time. A ``datetime`` must have a zone; text without one is local time.
             target_lsn: Recover up to this WAL position.
@@ -327,7 +329,7 @@ class Engine(_native.Engine):
             cancel: Cancels it, from another thread.
         """
         options = self._restore_options(
-            tablespaces, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
+            tablespaces, waldir, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
             target_exclusive, target_action, restore_command, wal_restore_program, clone, replace, standby,
             recovery_instance, mounted,
         )  # fmt: skip
@@ -339,6 +341,7 @@ class Engine(_native.Engine):
         target_dir: _Path,
         *,
         tablespaces: Optional[Mapping[str, _Path]] = None,
+        waldir: Optional[_Path] = None,
         in_place: bool = False,
         target_time: Union[str, datetime, None] = None,
         target_lsn: Optional[str] = None,
@@ -358,7 +361,7 @@ class Engine(_native.Engine):
     ) -> RestorePlan:
         """What `restore` would do with these arguments; changes nothing. Every refusal comes from here."""
         options = self._restore_options(
-            tablespaces, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
+            tablespaces, waldir, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli,
             target_exclusive, target_action, restore_command, wal_restore_program, clone, replace, standby,
             recovery_instance, mounted,
         )  # fmt: skip
@@ -368,6 +371,7 @@ class Engine(_native.Engine):
     def _restore_options(
         self,
         tablespaces: Optional[Mapping[str, _Path]],
+        waldir: Optional[_Path],
         in_place: bool,
         target_time: Union[str, datetime, None],
         target_lsn: Optional[str],
@@ -387,6 +391,7 @@ class Engine(_native.Engine):
     ) -> dict[str, Any]:
         return {
             "tablespaces": {name: os.fspath(place) for name, place in (tablespaces or {}).items()},
+            "waldir": None if waldir is None else os.fspath(waldir),
             "in_place": in_place,
             "target_time": _time(target_time),
             "target_lsn": target_lsn,

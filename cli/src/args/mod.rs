@@ -386,6 +386,9 @@ pub(crate) struct RestoreArgs {
     /// Put a tablespace somewhere else: NAME:LOCATION (repeat for several)
     #[arg(long, value_name = "NAME:LOCATION")]
     pub(crate) tablespace: Vec<String>,
+    /// Put the WAL into this directory, absent or empty, and make pg_wal a link to it; by default in place where it was
+    #[arg(long, value_name = "DIR")]
+    pub(crate) waldir: Option<PathBuf>,
     /// Replace what is in TARGET_DIR; its server must be stopped, and its system identifier that of the backup
     #[arg(long)]
     pub(crate) in_place: bool,

@@ -31,6 +31,7 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
     request.recovery = recovery;
     request.chosen = Some(chosen);
     request.in_place = args.in_place;
+    request.waldir.clone_from(&args.waldir);
     request.purpose = Purpose::from_flags(args.clone, args.replace, args.standby)?;
     request.with_config = args.with_config;
     request.tablespaces = args.tablespace.iter().map(|text| text.parse()).collect::<Result<_>>()?;

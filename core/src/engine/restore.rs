@@ -108,7 +108,11 @@ impl Engine {
             cancelled: &move || cancel.is_cancelled(),
             progress: &move |event| listener(event),
         };
-        restore::provision(plan, tools).await.map_err(|error| error.with_operation("restore"))
+        let restored = async {
+            restore::space::check(plan, tools).await?;
+            restore::provision(plan, tools).await
+        };
+        restored.await.map_err(|error| error.with_operation("restore"))
     }
 
     /// Restores to a throw-away place, starts what was restored, looks at it, records the proof in the catalog.

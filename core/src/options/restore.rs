@@ -27,6 +27,8 @@ const PROGRAM: &str = "barman-snap";
 pub struct RestoreOptions {
     /// Where tablespaces go that do not go where they were: name or old directory, and new directory.
     pub tablespaces: BTreeMap<String, PathBuf>,
+    /// Where the WAL goes, absent or empty; without it, into the data directory, or in place where it was.
+    pub waldir: Option<PathBuf>,
     /// Replace what is in the target directory.
     pub in_place: bool,
     /// Recover up to this time; without a zone, local time of this host.
@@ -88,6 +90,7 @@ impl RestoreOptions {
         request.recovery = recovery;
         request.chosen = Some(chosen);
         request.in_place = self.in_place;
+        request.waldir.clone_from(&self.waldir);
         request.purpose = Purpose::from_flags(self.clone, self.replace, self.standby)?;
         request.tablespaces = self.mappings()?;
         request.devices =

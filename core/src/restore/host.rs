@@ -53,6 +53,9 @@ pub struct Place {
     pub served_by: Option<u32>,
     /// Where the links in `pg_tblspc` lead, if it is a data directory.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// Where `pg_wal` leads, if it is a data directory whose WAL lies elsewhere behind a link.
+    #[serde(default)]
+    pub wal: Option<PathBuf>,
 }
 
 /// What is at a path.
@@ -77,7 +80,11 @@ pub enum PlaceKind {
 pub fn look(paths: &[PathBuf]) -> Result<HostFacts> {
     let mut facts = HostFacts { uid: rustix::process::geteuid().as_raw(), places: BTreeMap::new() };
     for path in paths {
-        facts.places.insert(path.clone(), look_at(path)?);
+        let place = look_at(path)?;
+        if let Some(wal) = place.wal.clone().filter(|wal| !facts.places.contains_key(wal)) {
+            facts.places.insert(wal.clone(), look_at(&wal)?);
+        }
+        facts.places.insert(path.clone(), place);
     }
     Ok(facts)
 }
@@ -109,6 +116,7 @@ fn look_at(path: &Path) -> Result<Place> {
         place.running = running(path)?;
         place.served_by = place.running.filter(|process| works_in(*process, &meta));
         place.tablespaces = links(&path.join("pg_tblspc"))?;
+        place.wal = fs::read_link(path.join("pg_wal")).ok().map(|link| super::tablespaces::normal(&path.join(link)));
     }
     Ok(place)
 }

@@ -23,11 +23,13 @@ mod refusals;
 pub mod server;
 pub mod settings;
 mod show;
+pub(crate) mod space;
 pub mod tablespaces;
 pub mod target;
 mod timelines;
 pub mod unwanted;
 pub mod verify;
+mod waldir;
 mod workplace;
 
 pub use archive_facts::{ancestry, archive_facts, store_proof};
@@ -41,3 +43,4 @@ pub use settings::{Purpose, WalSource};
 pub use tablespaces::TablespaceMapping;
 pub use target::{RecoveryTarget, TargetAction, TargetOptions, TargetPoint, TargetTimeline, choose_backup};
 pub use verify::{VerifyDepth, VerifyInput, VerifyOptions, WalReader, verify};
+pub use waldir::PlannedWal;

@@ -88,8 +88,11 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
             done.removed += empty_directory(&path, &style)?;
         }
     }
+    if let Some(wal) = &plan.wal {
+        link_wal(&wal.location, &plan.building_place(&wal.location), target, &style)?;
+    }
     for name in &plan.make {
-        make_directory(&target.join(name), &style)?;
+        make_directory(&place_of(plan, target, name), &style)?;
     }
     for directory in [target.join("base"), target.join("global")].iter().chain(&locations) {
         done.removed += sweep(directory)?;
@@ -105,7 +108,30 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
         finish_modes(place, plan.owner, &style)?;
         sync(place)?;
     }
+    if let Some(wal) = &plan.wal {
+        sync(&plan.building_place(&wal.location))?;
+    }
     Ok(done)
+}
+
+/// Makes `pg_wal` a link to `location`, which is built at `building`.
+fn link_wal(location: &Path, building: &Path, target: &Path, style: &Style) -> Result<()> {
+    make_directory(building, style)?;
+    fs::set_permissions(building, Permissions::from_mode(style.directory))
+        .map_err(|error| Error::io("change the mode of", building, error))?;
+    style.give(building)?;
+    let link = target.join("pg_wal");
+    remove_any(&link)?;
+    symlink(location, &link).map_err(|error| Error::io("make the link", &link, error))?;
+    style.give(&link)
+}
+
+/// Where a directory of the plan is built: what is in `pg_wal` may lie elsewhere.
+fn place_of(plan: &RestorePlan, target: &Path, name: &str) -> PathBuf {
+    match (&plan.wal, name.strip_prefix("pg_wal/")) {
+        (Some(wal), Some(inner)) => plan.building_place(&wal.location).join(inner),
+        _ => target.join(name),
+    }
 }
 
 /// A snapshot of something else must not be made to look like a data directory.

@@ -26,6 +26,7 @@ use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, ren
 use super::target::{Ancestry, RecoveryTarget, TargetAction};
 use super::timelines;
 use super::unwanted;
+use super::waldir::{self, PlannedWal};
 use crate::catalog::Chosen;
 use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
@@ -59,6 +60,8 @@ pub struct RestoreRequest {
     pub in_place: bool,
     /// Where tablespaces go that do not go where they were.
     pub tablespaces: Vec<TablespaceMapping>,
+    /// Where the WAL goes: an absent or empty directory. `None`: into the data directory, or in place where it was.
+    pub waldir: Option<PathBuf>,
     /// How far to recover.
     pub recovery: RecoveryTarget,
     /// Where the server gets its WAL from.
@@ -85,6 +88,7 @@ impl RestoreRequest {
             target: target.into(),
             in_place: false,
             tablespaces: Vec::new(),
+            waldir: None,
             recovery: RecoveryTarget::default(),
             wal,
             purpose: None,
@@ -141,6 +145,18 @@ pub struct SetAside {
     pub building: PathBuf,
 }
 
+impl SetAside {
+    /// The names of `path` in the restore whose token begins like this.
+    pub(super) fn of(path: &Path, token: &str) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            from: path.to_owned(),
+            to: path.with_file_name(format!("{name}.before-restore-{token}")),
+            building: path.with_file_name(format!("{name}.restoring-{token}")),
+        }
+    }
+}
+
 /// A file that is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedFile {
@@ -178,6 +194,9 @@ pub struct RestorePlan {
     pub make: Vec<String>,
     /// Files in the target that are removed if they exist.
     pub remove: Vec<String>,
+    /// Where `pg_wal` lies, if outside of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<PlannedWal>,
     /// All links in `pg_tblspc` afterwards.
     pub tablespaces: Vec<PlacedTablespace>,
     /// Files that are written.
@@ -224,6 +243,7 @@ pub fn places_to_look_at(info: &BackupInfo, request: &RestoreRequest) -> Result<
     let pgdata = refusals::pgdata(info)?;
     let placed = place(tablespaces(info), &request.tablespaces, &pgdata, &normal(&request.target))?;
     let mut paths = vec![normal(&request.target), pgdata];
+    paths.extend(request.waldir.as_deref().map(normal));
     paths.extend(placed.into_iter().flat_map(|one| [one.location, one.original]));
     Ok(paths)
 }
@@ -245,6 +265,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
     refusals::places(&input, &target, &placed)?;
 
     let major = info.version.map_or(0, |version| version / 10_000);
+    let wal = waldir::plan(&input, &target, &placed)?;
     let (purpose, because) = refusals::purpose(&input, &pgdata, &target)?;
     let settings = settings(request, &recovery, purpose, major)?;
     let config = config(&input, &pgdata, &target, purpose);
@@ -262,7 +283,8 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
         backup_id: backup_id.clone(),
         provider: record.provider.clone(),
         token: request.token.clone(),
-        set_aside: set_aside(&input, &target, &placed),
+        set_aside: set_aside(&input, &target, &placed, wal.as_ref()),
+        wal,
         pieces,
         devices,
         empty: unwanted::EMPTIED.map(str::to_owned).into(),
@@ -294,7 +316,12 @@ fn tablespaces(info: &BackupInfo) -> &[crate::model::Tablespace] {
 }
 
 /// In place, whatever has content at a place of ours moves aside under a name that tells what it is.
-fn set_aside(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) -> Vec<SetAside> {
+fn set_aside(
+    input: &PlanInput<'_>,
+    target: &Path,
+    placed: &[PlacedTablespace],
+    wal: Option<&PlannedWal>,
+) -> Vec<SetAside> {
     use super::host::PlaceKind;
     if !input.request.in_place {
         return Vec::new();
@@ -303,14 +330,8 @@ fn set_aside(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTablespace]) 
     std::iter::once(target)
         .chain(placed.iter().filter(|one| !one.inside).map(|one| one.location.as_path()))
         .filter(|path| input.host.at(path).kind == PlaceKind::Full)
-        .map(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            SetAside {
-                from: path.to_owned(),
-                to: path.with_file_name(format!("{name}.before-restore-{token}")),
-                building: path.with_file_name(format!("{name}.restoring-{token}")),
-            }
-        })
+        .map(|path| SetAside::of(path, token))
+        .chain(wal.and_then(|wal| wal.renamed(token)))
         .collect()
 }
 

@@ -201,17 +201,26 @@ async fn carry_out(plan: &RestorePlan, tools: Tools<'_>, made: &mut Made) -> Res
         failed.map_or(Ok(()), Err)?;
     }
     tools.go_on()?;
+    if let Some(wal) = &plan.wal {
+        let place = plan.building_place(&wal.location);
+        match make_room(&place, made)? {
+            Room::Absent => made.directories.push(place),
+            Room::Empty => made.filled.push(place),
+            Room::InsideOfOurs => {}
+        }
+    }
     let copy = plan.clone();
     let prepared = blocking(move || pgdata::prepare(&copy)).await?;
     (tools.progress)(RestoreEvent::Prepared);
     tools.go_on()?;
     exchange(&plan.set_aside)?;
+    lead_old_wal_along(plan);
     Ok(prepared)
 }
 
-async fn make_piece(plan: &RestorePlan, piece: &Piece, tools: Tools<'_>) -> Result<RestoredVolume> {
-    (tools.progress)(RestoreEvent::Making { destination: piece.destination.clone() });
-    let request = CreateVolumeRequest {
+/// What the provider is asked for.
+pub(super) fn piece_request(plan: &RestorePlan, piece: &Piece) -> CreateVolumeRequest {
+    CreateVolumeRequest {
         ticket: piece.ticket.clone(),
         token: plan.token.clone(),
         subtree: piece.subtree.clone(),
@@ -219,8 +228,12 @@ async fn make_piece(plan: &RestorePlan, piece: &Piece, tools: Tools<'_>) -> Resu
         exclude_content: piece.exclude_content.clone(),
         instance: None,
         mark: String::new(),
-    };
-    let volume = tools.provider.create_volume(&request).await?;
+    }
+}
+
+async fn make_piece(plan: &RestorePlan, piece: &Piece, tools: Tools<'_>) -> Result<RestoredVolume> {
+    (tools.progress)(RestoreEvent::Making { destination: piece.destination.clone() });
+    let volume = tools.provider.create_volume(&piece_request(plan, piece)).await?;
     let bytes_copied = volume.bytes_copied;
     (tools.progress)(RestoreEvent::Made { destination: piece.destination.clone(), bytes_copied });
     Ok(volume)
@@ -280,6 +293,18 @@ fn exchange(places: &[SetAside]) -> Result<()> {
         return Err(error);
     }
     places.iter().filter_map(|one| one.from.parent()).try_for_each(sync_directory)
+}
+
+/// The link of the old data directory follows its WAL, which has another name now: else it would lead to the new server's.
+fn lead_old_wal_along(plan: &RestorePlan) {
+    let aside = |path: &Path| plan.set_aside.iter().find(|one| one.from == path).map(|one| one.to.clone());
+    let Some(wal) = &plan.wal else { return };
+    let (Some(old_data), Some(old_wal)) = (aside(&plan.target), aside(&wal.location)) else { return };
+    let link = old_data.join("pg_wal");
+    let done = fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(&old_wal, &link));
+    if let Err(error) = done {
+        tracing::warn!(link = %link.display(), wal = %old_wal.display(), %error, "cannot lead the old link to the old WAL");
+    }
 }
 
 /// Removes what was made, and says in the error whether that worked.

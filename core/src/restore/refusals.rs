@@ -170,7 +170,7 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
 }
 
 /// What is behind a link would be replaced, renamed or unmounted by the wrong name.
-fn not_a_link(what: &str, path: &Path, place: &Place) -> Result<()> {
+pub(super) fn not_a_link(what: &str, path: &Path, place: &Place) -> Result<()> {
     match (&place.link, &place.real) {
         (Some(to), real) => {
             Err(Error::precondition(format!("{}, {what}, is a symbolic link to {}", path.display(), to.display()))

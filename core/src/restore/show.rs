@@ -39,6 +39,9 @@ impl fmt::Display for RestorePlan {
             f,
             "  remove   what belongs to the running original: postmaster.pid, temporary files, relation caches, old signal files"
         )?;
+        if let Some(wal) = &self.wal {
+            writeln!(f, "  link     pg_wal -> {}", wal.location.display())?;
+        }
         for one in &self.tablespaces {
             writeln!(f, "  link     pg_tblspc/{} ({}) -> {}", one.oid, one.name, one.location.display())?;
         }

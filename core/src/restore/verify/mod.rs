@@ -16,7 +16,7 @@
 //! future is dropped, they stay attached.
 //!
 //! # Errors
-//! An `Err` means that nothing could be proven either way: a bad request, no programs of that version, no place, or
+//! An `Err` means that nothing could be proven either way: a bad request, no programs of that version, no place, no space, or
 //! cancelled. What went wrong with the backup itself is a [`Proof`] that has not passed.
 
 mod run;
@@ -165,6 +165,7 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
     let wal = wal_source(&input, &home);
     let request = request(&input, &mut work, &home, wal)?;
     let plan = make_plan(&input, &request, tools)?;
+    crate::restore::space::check(&plan, tools).await?;
 
     let mut proof = Proof {
         version: PROOF_VERSION,

@@ -308,12 +308,20 @@ impl Run<'_> {
     fn end(&mut self, name: &str, began: Duration, verdict: Result<Verdict>) -> Result<bool> {
         let (outcome, detail) = match verdict {
             Ok(Verdict::Good(detail)) => (Outcome::Passed, detail),
+            Ok(Verdict::Bad(detail)) if detail.contains(NO_SPACE) => return Err(out_of_space()),
             Ok(Verdict::Bad(detail)) => (Outcome::Failed, detail),
             Ok(Verdict::NotMade(reason)) => (Outcome::Skipped, reason),
             Err(error)
-                if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::InvalidInput | ErrorKind::Internal) =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Cancelled | ErrorKind::InvalidInput | ErrorKind::Internal | ErrorKind::Exhausted
+                ) =>
             {
                 return Err(error);
+            }
+            // Of PostgreSQL's, in its log or in the words of a tool. It says nothing about the backup.
+            Err(error) if error.chain().contains(NO_SPACE) => {
+                return Err(out_of_space().with_source(error));
             }
             Err(error) => (Outcome::Failed, error.chain()),
         };
@@ -330,6 +338,14 @@ const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_control_system(
      ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int, \
      pg_last_xact_replay_timestamp(), (SELECT count(*) FROM pg_database WHERE datallowconn), \
      (SELECT sum(pg_database_size(oid)) FROM pg_database)";
+
+/// The message of ENOSPC, which PostgreSQL prints with `%m`; its messages are in English here.
+const NO_SPACE: &str = "No space left on device";
+
+fn out_of_space() -> Error {
+    Error::new(ErrorKind::Exhausted, "the verification has run out of space")
+        .with_hint("make room, or name a larger place with --work-dir")
+}
 
 /// The first lines of what a program said.
 fn brief(output: &str) -> String {
