@@ -85,6 +85,24 @@ async fn a_cluster_on_another_host_is_planned_from_the_description_alone() {
 }
 
 #[tokio::test]
+async fn a_description_that_does_not_say_which_server_it_is_of_has_to_be_made_anew() {
+    let case = Case::new();
+    case.postgres.set_identity(barman_snap::postgres::ServerIdentity {
+        reached: "host db1 port 5432".into(),
+        system_id: "7406321547896325411".into(),
+        started: "2026-05-29T10:11:12.123456Z".parse().unwrap(),
+        port: 5432,
+        in_recovery: false,
+        backend: 4711,
+    });
+    let error = case.there().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap_err();
+    assert!(error.message().contains("does not say which server runs on"), "{error}");
+    assert!(error.hint().unwrap().contains("describe-host -d"), "{error}");
+    let finding = line(&case.check(case.there()).await, "data directory").clone();
+    assert!(!finding.ok && finding.detail == error.message(), "{finding:?}");
+}
+
+#[tokio::test]
 async fn without_the_description_its_directories_are_missing_here() {
     let case = Case::new();
     let error = case.here().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap_err();

@@ -314,6 +314,23 @@ fn the_golden_file_is_read_and_written_as_it_is() {
     assert_eq!(description.real_path(Path::new("/var/lib/postgresql/17/main")).unwrap(), Path::new("/srv/pg/17/main"));
 }
 
+#[test]
+fn the_servers_of_a_host_are_read_and_written_as_they_are() {
+    let golden = include_str!("fixtures/hosts/servers.json");
+    let description = HostDescription::from_json(golden).unwrap();
+    let now: serde_json::Value = serde_json::from_str(&description.to_json().unwrap()).unwrap();
+    let mut wanted: serde_json::Value = serde_json::from_str(golden).unwrap();
+    // The same moment may be written in two ways.
+    let started = &mut wanted["servers"]["/var/lib/postgresql/17/main"]["identity"]["started"];
+    let same = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap();
+    let written = now["servers"]["/var/lib/postgresql/17/main"]["identity"]["started"].clone();
+    assert_eq!(same(started.as_str().unwrap()), same(written.as_str().unwrap()));
+    *started = written;
+    assert_eq!(now, wanted);
+    assert!(description.server(Path::new("/var/lib/postgresql/17/other")).unwrap().identity.is_none());
+    assert!(host("aws_nitro").server(Path::new("/var/lib/postgresql/17/main")).is_err(), "an older one says nothing");
+}
+
 /// Everything that reads a description, with hints of every kind.
 fn use_it(description: &HostDescription) {
     let mut attached = nitro();

@@ -7,7 +7,7 @@ mod archiving;
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::host::{PgPaths, Sighting, cover, sight};
+use crate::host::{PgPaths, cover, sight};
 use crate::model::{Segment, SegmentSize};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
@@ -121,8 +121,13 @@ impl Engine {
         request: &BackupRequest,
     ) {
         let Some(paths) = report.take("paths", self.host().paths(facts), describe_paths) else { return };
-        let seen = sight(control, self.clock().as_ref(), self.host(), facts, &paths).await;
-        let Some(_) = report.take("data directory", seen, describe_sighting) else { return };
+        match sight(control, self.clock().as_ref(), self.host(), facts, &paths).await {
+            Ok(Some(seen)) => {
+                report.good("data directory", format!("it is that of the server at {}", seen.identity.reached));
+            }
+            Ok(None) => {}
+            Err(error) => return report.error("data directory", &error),
+        }
         let selection = match request.volumes.as_slice() {
             [] => VolumeSelection::Holding(paths.real()),
             named => VolumeSelection::Named(named.to_vec()),
@@ -172,13 +177,6 @@ impl Engine {
 
 fn describe_paths(paths: &PgPaths) -> String {
     paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn describe_sighting(seen: &Option<Sighting>) -> String {
-    match seen {
-        Some(seen) => format!("it is that of the server at {}", seen.identity.reached),
-        None => "the connection does not tell whose it is".to_owned(),
-    }
 }
 
 /// `170011` as `17.11`.
