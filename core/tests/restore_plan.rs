@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use barman_snap::catalog::{Chosen, PassedOver};
+use barman_snap::host::clusters::ClusterDir;
 use barman_snap::id::{BackupId, Token};
 use barman_snap::model::{
     BackupInfo, BackupStatus, EngineRecord, Lsn, SnapshotRecord, Tablespace, Timeline, TimelineHistory,
@@ -200,6 +201,23 @@ fn what_cannot_work_is_refused_in_one_line() {
         ("the target directory /new/data is not empty", |case| case.place("/new/data", full())),
         ("the target /new/data is not a directory", |case| {
             case.place("/new/data", Place { kind: PlaceKind::Other, ..Place::default() });
+        }),
+        ("/new/data, the target, lies inside the data directory /new", |case| {
+            let within = Some(ClusterDir { path: "/new".into(), is_tablespace: false });
+            case.place("/new/data", Place { within, ..Place::default() });
+        }),
+        ("/new/one, the place of tablespace \"ts1\", lies inside the tablespace /new", |case| {
+            let within = Some(ClusterDir { path: "/new".into(), is_tablespace: true });
+            case.place("/new/one", Place { within, ..Place::default() });
+        }),
+        ("/cat/main/data, the target, lies inside the catalog /cat/main", |case| {
+            case.request.target = "/cat/main/data".into();
+        }),
+        ("/new/data, the target, has in it the catalog /cat/main", |case| {
+            // Through a link.
+            case.place("/cat/main", Place { real: Some("/new/data/catalog/main".into()), ..full() });
+            case.request.in_place = true;
+            case.place("/new/data", same_cluster());
         }),
         ("the target directory must be an absolute path: data", |case| case.request.target = "data".into()),
         ("the target directory has a \"..\": /new/../data", |case| case.request.target = "/new/../data".into()),

@@ -185,6 +185,30 @@ async fn absent_is_not_found_and_a_missing_directory_is_not() {
     assert_eq!(fetch("../x", "to").await, ErrorKind::InvalidInput);
 }
 
+#[tokio::test]
+async fn an_archive_inside_a_cluster_or_around_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("pg1/data");
+    std::fs::create_dir_all(data.join("global")).unwrap();
+    std::fs::create_dir_all(data.join("pg_wal")).unwrap();
+    std::fs::write(data.join("PG_VERSION"), "15").unwrap();
+    std::fs::write(data.join("global/pg_control"), "x").unwrap();
+    std::fs::create_dir_all(dir.path().join("ts/PG_15_202209061")).unwrap();
+    let path = write(&data.join("pg_wal"), NAME, &content(NAME, SYSTEM, 1));
+    for (root, words) in [
+        (data.join("catalog"), "lies inside the data directory"),
+        (dir.path().join("ts/catalog"), "lies inside the tablespace"),
+        (dir.path().to_owned(), "of the cluster lies inside the catalog"),
+    ] {
+        let error = WalArchive::new(&catalog(&ObjectSpace::local(&root))).archive(&path).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{}", error.chain());
+        assert!(error.message().contains(words), "{words}: {}", error.chain());
+        assert!(!root.join("pg1/wals").exists());
+    }
+    let beside = ObjectSpace::local(dir.path().join("catalog"));
+    WalArchive::new(&catalog(&beside)).archive(&path).await.unwrap();
+}
+
 /// PostgreSQL would be promoted there and then.
 #[tokio::test]
 async fn a_file_is_absent_only_from_an_archive_that_is_seen() {

@@ -161,6 +161,18 @@ fn a_catalog_that_cannot_be_written_or_reached() {
     let catalog = Path::new(&site.url);
     run(Command::new("chmod").arg("0500").arg(catalog));
     refused_backup(&site, &[], 1, &[&site.url, "ermission denied"]);
+    let inside = site.cluster.data().join("catalog").display().to_string();
+    let arguments = ["backup", &inside, SERVER, "--immediate-checkpoint"];
+    refused(&site.snap.run(arguments), 1, &[&inside, "lies inside", &site.cluster.data().display().to_string()]);
+    let link = site.place().join("link");
+    std::os::unix::fs::symlink("/nowhere/at/all", &link).expect("a link can be made");
+    let link = link.display().to_string();
+    for command in ["backup", "check"] {
+        let (ran, time) = timed(|| site.snap.run([command, &link, SERVER]));
+        assert!(time < Duration::from_secs(20), "{command}: {time:?}");
+        let said = ran.stdout.clone() + &ran.stderr;
+        assert!(ran.code() == 1 && said.contains("is a link to /nowhere/at/all"), "{}\n{said}", ran.line);
+    }
     let locked = site.place().join("locked");
     user::make_dir(&locked);
     run(Command::new("chmod").arg("0000").arg(&locked));
@@ -276,6 +288,14 @@ fn restores_that_would_do_harm_or_cannot_work() {
         |target: &str, rest: &[&str]| site.run("restore", &[&[&id, target], relocation.as_slice(), rest].concat());
 
     let data = cluster.data().display().to_string();
+    let inside = cluster.data().join("base/new").display().to_string();
+    refused(&restore(&inside, &[]), 1, &[&inside, "lies inside the data directory"]);
+    let catalog = Path::new(&site.url).join(SERVER).join("new").display().to_string();
+    refused(&restore(&catalog, &[]), 1, &[&catalog, "lies inside the catalog"]);
+    let folder = |path: &Path| path.display().to_string();
+    for work_dir in [folder(&cluster.data().join("base")), folder(&Path::new(&site.url).join(SERVER))] {
+        refused(&site.run("verify", &[&id, "--work-dir", &work_dir]), 1, &[&work_dir, "outside of any cluster"]);
+    }
     refused(&restore(&data, &[]), 1, &[&data, "is not empty", "--in-place"]);
     refused(&restore(&to, &["--target-time", &before_all]), 3, &["before the end of backup", &id]);
     refused(&restore(&to, &["--target-time", "2099-01-01 00:00:00+00"]), 3, &["2099-01-01", "in the future"]);
@@ -412,6 +432,13 @@ fn what_is_kept_or_needed_is_not_deleted() {
         &["minimum redundancy is 2"],
     );
     refused(&site.run("delete", &["--backup-id", "20200101T000000"]), 1, &["20200101T000000"]);
+    for policy in ["REDUNDANCY 0", "RECOVERY WINDOW OF 0 WEEKS"] {
+        refused(&site.run("delete", &["-r", policy, "-m", "1"]), 3, &["keeps nothing"]);
+    }
+    let nowhere = site.place().join("nowhere").display().to_string();
+    refused(&site.snap.run(["delete", &nowhere, SERVER, "-r", "REDUNDANCY 1"]), 1, &[&nowhere, "mounted"]);
+    let ran = site.snap.run(["list", &nowhere, SERVER]).expect_success();
+    assert!(ran.stderr.contains("there is no directory") && ran.stderr.contains("no backups"), "{}", ran.stderr);
     refused(&site.run("keep", &["20200101T000000", "--target", "full"]), 1, &["20200101T000000"]);
     assert_eq!(Traces::of(&site), before);
     site.ok("delete", &["--backup-id", &other]);

@@ -27,6 +27,9 @@ pub(crate) async fn run(common: &Common, args: ListArgs) -> Result<Exit> {
     output::write(&text(&entries, &others, &unfinished))?;
     // A mistyped URL or name looks just like a server without backups.
     if entries.is_empty() && others.is_empty() && common.quiet == 0 {
+        if let Err(error) = engine.catalog().check_there() {
+            output::note(&format!("warning: {}", error.chain()));
+        }
         output::note(&format!("no backups of server {} in {}", args.catalog.server, args.catalog.url));
     }
     for entry in &entries {

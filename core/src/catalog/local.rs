@@ -68,6 +68,10 @@ impl LocalStore {
         Self { root, swept: Arc::default() }
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(super) fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path(key)?;
         let _lock = self.lock()?;

@@ -16,6 +16,7 @@ mod fault;
 pub mod keep;
 pub mod layout;
 mod local;
+mod place;
 pub mod resolve;
 pub mod retention;
 pub mod space;
@@ -281,7 +282,11 @@ impl Catalog {
 
     /// As [`resolve`](Self::resolve), with the reasons.
     pub async fn choose(&self, text: &str) -> Result<Chosen> {
-        let entries = if BackupId::looks_like(text) { Vec::new() } else { self.list().await? };
+        let is_id = BackupId::looks_like(text);
+        let entries = if is_id { Vec::new() } else { self.list().await? };
+        if entries.is_empty() && !is_id {
+            self.check_there()?;
+        }
         resolve::resolve(text, &entries)
     }
 

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -175,9 +175,12 @@ impl ObjectSpace {
         Self { limit, ..self.clone() }
     }
 
-    /// True for a directory, which may be on a file system that comes and goes.
-    pub(crate) fn is_directory(&self) -> bool {
-        matches!(self.backend, Backend::Local(_))
+    /// The directory, if it is one: it may be on a file system that comes and goes.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match &self.backend {
+            Backend::Local(local) => Some(local.root()),
+            Backend::Remote(_) => None,
+        }
     }
 
     /// What messages call it: a path, or a URL and its endpoint.

@@ -128,6 +128,9 @@ impl Engine {
             Ok(None) => {}
             Err(error) => return report.error("data directory", &error),
         }
+        if let (true, Err(error)) = (self.host().is_here(), self.catalog().check_apart(&paths.real())) {
+            report.error("catalog apart", &error);
+        }
         let selection = match request.volumes.as_slice() {
             [] => VolumeSelection::Holding(paths.real()),
             named => VolumeSelection::Named(named.to_vec()),

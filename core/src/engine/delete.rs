@@ -17,6 +17,7 @@ impl Engine {
     /// # Errors
     /// If a backup must not be deleted, or the catalog cannot be read.
     pub async fn plan_delete(&self, request: &DeleteRequest) -> Result<DeletePlan> {
+        self.catalog().check_there()?;
         let traces = self.traces(request).await?;
         self.catalog().plan_delete(request, self.clock().now(), self.tools.providers.as_ref(), &traces).await
     }

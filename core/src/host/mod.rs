@@ -5,6 +5,7 @@
 //! [`PgPaths::resolve`], [`survey()`]) is kept apart from it. Nothing here changes anything, but for [`nameless`], which makes
 //! files.
 
+pub mod clusters;
 pub mod coverage;
 pub mod devices;
 pub(crate) mod links;

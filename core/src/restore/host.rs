@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub(super) use crate::host::clusters::real_path;
+use crate::host::clusters::{self, ClusterDir};
 
 /// The facts of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,9 @@ pub struct Place {
     /// Where `pg_wal` leads, if it is a data directory whose WAL lies elsewhere behind a link.
     #[serde(default)]
     pub wal: Option<PathBuf>,
+    /// The directory of a cluster that it lies in; not what it is itself.
+    #[serde(default)]
+    pub within: Option<ClusterDir>,
 }
 
 /// What is at a path.
@@ -92,6 +97,7 @@ pub fn look(paths: &[PathBuf]) -> Result<HostFacts> {
 fn look_at(path: &Path) -> Result<Place> {
     let real = real_path(path)?;
     let mut place = Place { real: Some(real.clone()), link: fs::read_link(path).ok(), ..Place::default() };
+    place.within = clusters::above(path)?;
     // A dangling link is something that is in the way, not nothing.
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
@@ -119,26 +125,6 @@ fn look_at(path: &Path) -> Result<Place> {
         place.wal = fs::read_link(path.join("pg_wal")).ok().map(|link| super::tablespaces::normal(&path.join(link)));
     }
     Ok(place)
-}
-
-/// `path` with the links in its longest existing part resolved.
-pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
-    for existing in path.ancestors() {
-        if existing.as_os_str().is_empty() {
-            break;
-        }
-        match existing.canonicalize() {
-            Ok(real) => return Ok(path.strip_prefix(existing).map_or(real.clone(), |rest| joined(real, rest))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("look at", existing, error)),
-        }
-    }
-    Ok(path.to_owned())
-}
-
-/// `join` with an empty path would add a slash.
-fn joined(base: PathBuf, rest: &Path) -> PathBuf {
-    if rest.as_os_str().is_empty() { base } else { base.join(rest) }
 }
 
 /// The system identifier: the first eight bytes of `pg_control`, in the byte order of the machine.

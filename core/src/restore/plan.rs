@@ -244,6 +244,7 @@ pub fn places_to_look_at(info: &BackupInfo, request: &RestoreRequest) -> Result<
     let placed = place(tablespaces(info), &request.tablespaces, &pgdata, &normal(&request.target))?;
     let mut paths = vec![normal(&request.target), pgdata];
     paths.extend(request.waldir.as_deref().map(normal));
+    paths.extend(request.wal.directory());
     paths.extend(placed.into_iter().flat_map(|one| [one.location, one.original]));
     Ok(paths)
 }

@@ -144,6 +144,11 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
     }
     let place = host.at(target);
     not_a_link("the target", target, &place)?;
+    outside(input, "the target", target)?;
+    placed
+        .iter()
+        .filter(|one| !one.inside)
+        .try_for_each(|one| outside(input, &format!("the place of tablespace {:?}", one.name), &one.location))?;
     if let Some(devices) = input.devices {
         if request.in_place {
             return Err(Error::invalid("a restore in place is for directories; here new volumes are mounted")
@@ -167,6 +172,26 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
         (PlaceKind::Absent | PlaceKind::Empty, _) => {}
     }
     placed.iter().filter(|one| !one.inside).try_for_each(|one| tablespace(input, target, &place, one))
+}
+
+/// Not inside a cluster, whose server would find strange files and whose backups would have them; nor inside the catalog, nor
+/// around it.
+fn outside(input: &PlanInput<'_>, what: &str, path: &Path) -> Result<()> {
+    let place = input.host.at(path);
+    let hint = "name a directory of its own";
+    if let Some(cluster) = &place.within {
+        return Err(Error::precondition(format!("{}, {what}, lies inside {cluster}", path.display())).with_hint(hint));
+    }
+    let Some(catalog) = input.request.wal.directory() else { return Ok(()) };
+    let real = |path: &Path| input.host.at(path).real.unwrap_or_else(|| path.to_owned());
+    let (here, home) = (real(path), real(&catalog));
+    let how = match (here.starts_with(&home), home.starts_with(&here)) {
+        (true, _) => "lies inside",
+        (_, true) => "has in it",
+        _ => return Ok(()),
+    };
+    Err(Error::precondition(format!("{}, {what}, {how} the catalog {}", path.display(), catalog.display()))
+        .with_hint(hint))
 }
 
 /// What is behind a link would be replaced, renamed or unmounted by the wrong name.

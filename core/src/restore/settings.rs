@@ -11,10 +11,13 @@
 //!
 //! A [clone](Purpose::Clone) lives beside the original, so it acts on nothing outside ([`clone_settings`]).
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::lines::{self, Line};
 use super::target::{RecoveryTarget, TargetPoint, TargetTimeline};
+use crate::catalog::CatalogUrl;
 use crate::error::{Error, Result};
 
 /// A line of `postgresql.auto.conf`.
@@ -90,6 +93,15 @@ pub enum WalSource {
 }
 
 impl WalSource {
+    /// The directory of the server in its catalog, if that is in a directory.
+    pub(super) fn directory(&self) -> Option<PathBuf> {
+        let Self::Catalog { url, server, .. } = self else { return None };
+        match CatalogUrl::parse(url) {
+            Ok(CatalogUrl::Local { directory }) => Some(directory.join(server)),
+            _ => None,
+        }
+    }
+
     /// The value of `restore_command`.
     ///
     /// # Errors

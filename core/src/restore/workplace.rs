@@ -17,6 +17,7 @@ use super::pgdata::remove_any;
 use super::tablespaces::normal;
 use crate::error::{Error, Result};
 use crate::host::MountTable;
+use crate::host::clusters::holding;
 use crate::id::Token;
 use crate::model::{BackupInfo, EngineRecord};
 
@@ -38,10 +39,12 @@ pub(super) const PREFIX: &str = "barman-snap-verify-";
 const LOCK: &str = "lock";
 
 impl Workplace {
-    /// A workplace that may not lie inside the directories of the original. `given` is the user's choice.
-    pub(super) fn new(info: &BackupInfo, given: Option<&Path>, token: &Token) -> Self {
+    /// A workplace that may lie neither inside the directories of the original nor in that of the catalog. `given` is the
+    /// user's choice.
+    pub(super) fn new(info: &BackupInfo, given: Option<&Path>, catalog: Option<PathBuf>, token: &Token) -> Self {
         let tablespaces = info.tablespaces.iter().flatten().map(|one| one.location.as_str());
-        let forbidden = info.pgdata.as_deref().into_iter().chain(tablespaces).map(|path| normal(Path::new(path)));
+        let forbidden =
+            info.pgdata.as_deref().into_iter().chain(tablespaces).map(|path| normal(Path::new(path))).chain(catalog);
         Self {
             name: format!("{PREFIX}{}", &token.as_str()[..8]),
             given: given.map(Path::to_owned),
@@ -77,7 +80,7 @@ impl Workplace {
         let usable = candidates.iter().find(|place| self.usable(place)).ok_or_else(|| {
             let tried: Vec<_> = candidates.iter().map(|place| place.display().to_string()).collect();
             Error::precondition(format!("no place for a verification: {} cannot be used", tried.join(", ")))
-                .with_hint("name a writable directory outside of the cluster with --work-dir")
+                .with_hint("name a writable directory outside of any cluster and of the catalog with --work-dir")
         })?;
         let directory = usable.join(&self.name);
         if !self.directories.contains(&directory) {
@@ -97,7 +100,10 @@ impl Workplace {
 
     fn usable(&self, place: &Path) -> bool {
         let writable = rustix::fs::accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok();
-        place.is_dir() && writable && !self.forbidden.iter().any(|taken| place.starts_with(taken))
+        let real = super::host::real_path(place).unwrap_or_else(|_| place.to_owned());
+        let taken = self.forbidden.iter().any(|taken| place.starts_with(taken) || real.starts_with(taken));
+        // Nor inside any other cluster; what cannot be looked at is none of ours.
+        place.is_dir() && writable && !taken && matches!(holding(&real), Ok(None))
     }
 
     /// Removes everything, and says what could not be removed.

@@ -90,11 +90,18 @@ impl WalArchive {
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that PostgreSQL does not use, [`Corrupt`](ErrorKind::Corrupt) for a
     /// segment that is not whole, [`Conflict`](ErrorKind::Conflict) if it is of another cluster or the archive has other
-    /// content under this name.
+    /// content under this name, [`Precondition`](ErrorKind::Precondition) if the catalog lies inside a cluster.
     pub async fn archive(&self, path: &Path) -> Result<Archived> {
         let name: WalName = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()?;
-        let owned = path.to_owned();
-        let content = blocking(move || read_unchanged(&owned)).await?;
+        let (owned, catalog) = (path.to_owned(), self.catalog.clone());
+        let content = blocking(move || {
+            let content = read_unchanged(&owned)?;
+            // PostgreSQL gives a path relative to its data directory, where it runs us.
+            let real = owned.canonicalize().map_err(|error| Error::io("find", &owned, error))?;
+            catalog.check_apart(&[real])?;
+            Ok(content)
+        })
+        .await?;
         self.store(name, content).await.map_err(|error| error.with_context("path", path.display().to_string()))
     }
 

@@ -47,7 +47,7 @@ impl WalArchive {
         if let Ok(None) = found {
             self.prove_there(name).await?;
             // A file system that was mounted in between: seen now, and not yet when the file was looked for.
-            if self.catalog.space().is_directory() {
+            if self.catalog.space().directory().is_some() {
                 found = self.find(name, destination, allow_partial).await;
             }
         }

@@ -145,6 +145,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) for a backup that does not exist,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a policy that keeps nothing,
     /// [`Precondition`](crate::ErrorKind::Precondition) for one that must not be deleted or has a snapshot that cannot be;
     /// if a provider is needed that is not there.
     pub async fn plan_delete(
@@ -154,6 +155,12 @@ impl Catalog {
         providers: &dyn ProviderSource,
         traces: &BTreeMap<BackupId, Trace>,
     ) -> Result<DeletePlan> {
+        if let Selection::Obsolete(policy @ (RetentionPolicy::Redundancy(0) | RetentionPolicy::Window { days: 0 })) =
+            request.selection
+        {
+            return Err(Error::invalid(format!("the retention policy {policy} keeps nothing"))
+                .with_hint("the least is 1; a single backup is deleted by its id"));
+        }
         let entries = self.list().await?;
         let facts: Vec<_> = entries.iter().map(BackupFacts::of).collect();
         let ids = select(request, &facts, now)?;

@@ -156,7 +156,7 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
     let started_at = tools.clock.now();
     let started = tools.clock.monotonic();
 
-    let mut work = Workplace::new(input.info, input.options.work_dir.as_deref(), input.token);
+    let mut work = Workplace::new(input.info, input.options.work_dir.as_deref(), input.wal.directory(), input.token);
     let pgdata = input.info.pgdata.clone().unwrap_or_default();
     let home = match input.devices {
         Some(_) => work.anywhere()?,
