@@ -164,7 +164,7 @@ fn a_plan_reads_well_and_round_trips_as_json() {
       write    tablespace_map (30 bytes)
       write    recovery.signal (0 bytes)
       write    backup_label (62 bytes)
-      set      restore_command = /usr/bin/barman-snap wal-restore /cat main %f %p || exit $(($? == 1 ? 1 : 255))
+      set      restore_command = /usr/bin/barman-snap wal-restore --new-tablespaces inside /cat main %f %p || exit $(($? == 1 ? 1 : 255))
       set      recovery_target_lsn = 0/A000200
       set      recovery_target_inclusive = on
       set      recovery_target_timeline = 1

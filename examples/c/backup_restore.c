@@ -2,7 +2,7 @@
  * Takes a backup, lists the catalog, restores it: backup_restore URL SERVER DSN TARGET_DIR
  *
  * Run it as the user of the server. The restored server fetches its WAL with this very program, called as
- * backup_restore wal-restore URL SERVER NAME DESTINATION; so what it needs is here, in one file.
+ * backup_restore wal-restore --new-tablespaces inside URL SERVER NAME DESTINATION; so what it needs is here, in one file.
  */
 #define _XOPEN_SOURCE 700 /* realpath */
 #include <barman_snap.h>
@@ -89,7 +89,8 @@ static int wal_restore(char **arguments)
     bs_status status = bs_engine_open(arguments[0], arguments[1], NULL, &engine, &error);
 
     if (status == BS_STATUS_OK) {
-        status = bs_wal_restore(engine, arguments[2], arguments[3], &error);
+        /* The restored server must not touch the tablespaces that the original has made since. */
+        status = bs_wal_restore(engine, arguments[2], arguments[3], "{\"new_tablespaces\": \"inside\"}", &error);
     }
     bs_engine_free(engine);
     if (status == BS_STATUS_OK) {
@@ -107,8 +108,9 @@ int main(int count, char **arguments)
     char id[32] = "";
     int code;
 
-    if (count == 6 && strcmp(arguments[1], "wal-restore") == 0) {
-        return wal_restore(arguments + 2);
+    if (count == 8 && strcmp(arguments[1], "wal-restore") == 0 && strcmp(arguments[2], "--new-tablespaces") == 0
+        && strcmp(arguments[3], "inside") == 0) {
+        return wal_restore(arguments + 4);
     }
     if (count != 5 || realpath(arguments[0], program) == NULL) {
         fprintf(stderr, "usage: /path/to/backup_restore URL SERVER DSN TARGET_DIR\n");

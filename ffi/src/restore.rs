@@ -19,8 +19,9 @@ use crate::string::bs_string;
 ///
 /// `options` is NULL or a JSON object with any of: tablespaces (an object: name or old directory, and new directory),
 /// waldir, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli, target_exclusive,
-/// target_action, restore_command, wal_restore_program (an array: the words before "wal-restore URL SERVER %f %p"; without
-/// it, barman-snap), clone, replace, standby, snapshot_recovery_instance, mounted, dry_run. `cancel` and `progress` may be NULL.
+/// target_action, restore_command, wal_restore_program (an array: the words before "wal-restore [--new-tablespaces inside]
+/// URL SERVER %f %p"; without it, barman-snap), clone, replace, standby, snapshot_recovery_instance, mounted, dry_run. `cancel`
+/// and `progress` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_restore(
     engine: *const bs_engine,

@@ -3,8 +3,7 @@
 use std::ffi::c_char;
 use std::path::Path;
 
-use barman_snap::options::{WalArchiveOptions, from_json};
-use barman_snap::wal::WalArchive;
+use barman_snap::options::{WalArchiveOptions, WalRestoreOptions, from_json};
 
 use crate::border::{guard, handle, optional_text, text};
 use crate::engine::bs_engine;
@@ -35,18 +34,23 @@ pub unsafe extern "C" fn bs_wal_archive(
 
 /// Fetches one WAL file by its name (%f of restore_command) to a path (%p). BS_STATUS_NOT_FOUND if it is not there, which
 /// is how PostgreSQL learns that the WAL ends.
+///
+/// `options` is NULL or a JSON object with any of: new_tablespaces ("original", or "inside": what the WAL creates stays in the
+/// data directory into which it is replayed; BS_STATUS_UNSUPPORTED if it cannot be kept there).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_wal_restore(
     engine: *const bs_engine,
     name: *const c_char,
     destination: *const c_char,
+    options: *const c_char,
     error: *mut *mut bs_error,
 ) -> bs_status {
     let work = || {
         // SAFETY: the caller passes NULL or a live engine, NULL or texts that end with NUL.
-        let (engine, name, destination) =
-            unsafe { (handle(engine, "engine")?, text(name, "name")?, text(destination, "destination")?) };
-        let archive = WalArchive::new(engine.host.engine.catalog());
+        let (engine, options) = unsafe { (handle(engine, "engine")?, optional_text(options, "options")?) };
+        // SAFETY: likewise.
+        let (name, destination) = unsafe { (text(name, "name")?, text(destination, "destination")?) };
+        let archive = from_json::<WalRestoreOptions>(options)?.archive(&engine.host.engine);
         engine.host.run("wal-restore", archive.fetch(name, Path::new(destination), false)).map(drop)
     };
     // SAFETY: the caller passes NULL or a place for an error.

@@ -1,4 +1,4 @@
-"""``python -m barman_snap wal-archive URL SERVER PATH`` and ``wal-restore URL SERVER NAME DEST``.
+"""``python -m barman_snap wal-archive URL SERVER PATH`` and ``wal-restore [--new-tablespaces inside] URL SERVER NAME DEST``.
 
 For ``archive_command`` and ``restore_command`` where the command line is not installed; a restored server uses it. It knows
 only these two. Exit codes as PostgreSQL needs them: 0 done, 1 refused, or for ``wal-restore`` not in the archive and nothing else, 2 could not
@@ -40,6 +40,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     archive.add_argument("path")
     restore.add_argument("name")
     restore.add_argument("destination")
+    restore.add_argument("--new-tablespaces", choices=("original", "inside"), default="original")
     options = parser.parse_args(arguments)
     try:
         engine = Engine(
@@ -55,7 +56,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if options.command == "wal-archive":
             engine.wal_archive(options.path)
         else:
-            engine.wal_restore(options.name, options.destination)
+            engine.wal_restore(options.name, options.destination, new_tablespaces=options.new_tablespaces)
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         other = 4 if options.command == "wal-restore" and error.kind != "not_found" else 1

@@ -315,8 +315,8 @@ class Engine(_native.Engine):
             target_exclusive: Stop just before the target rather than just after.
             target_action: What PostgreSQL does at the target.
             restore_command: The ``restore_command`` to write, as it is.
-            wal_restore_program: The words before ``wal-restore URL SERVER %f %p`` in the ``restore_command`` otherwise; by
-                default this Python with this package.
+            wal_restore_program: The words before ``wal-restore [--new-tablespaces inside] URL SERVER %f %p`` in the
+                ``restore_command`` otherwise; by default this Python with this package.
             clone: The server lives beside the original: it archives nothing, and no background worker of it reaches out.
                 Without any of ``clone``, ``replace`` and ``standby``: a clone if the original is seen to run on this host,
                 else a replacement.
@@ -501,9 +501,19 @@ class Engine(_native.Engine):
         options = {"compression": compression, "compression_level": level, "new_system_id": new_system_id}
         self._wal_archive(path, options)
 
-    def wal_restore(self, name: str, destination: _Path) -> None:
-        """Fetches one WAL file (``%f``) to a path (``%p`` of ``restore_command``); `NotFoundError` if it is not there."""
-        self._wal_restore(name, destination)
+    def wal_restore(
+        self,
+        name: str,
+        destination: _Path,
+        *,
+        new_tablespaces: Literal["original", "inside"] = "original",
+    ) -> None:
+        """Fetches one WAL file (``%f``) to a path (``%p`` of ``restore_command``); `NotFoundError` if it is not there.
+
+        With ``new_tablespaces="inside"``, tablespaces that the WAL creates go into the data directory into which it is replayed,
+        not where the original has them; `UnsupportedError` if that cannot be.
+        """
+        self._wal_restore(name, destination, {"new_tablespaces": new_tablespaces})
 
     check_async = twin(check)
     list_async = twin(list)

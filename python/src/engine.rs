@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use barman_snap::options::{
     self, BackupOptions, DeleteOptions, EngineOptions, GcOptions, Host, RecoverOptions, RestoreOptions, VerifyOptions,
-    WalArchiveOptions, connect_options,
+    WalArchiveOptions, WalRestoreOptions, connect_options,
 };
 use barman_snap::postgres::{BackupControl, PostgresControl};
 use barman_snap::provider::SnapshotProvider;
 use barman_snap::session::BackupRequest;
-use barman_snap::wal::WalArchive;
 use barman_snap::{Error, ErrorKind};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -170,8 +169,14 @@ impl Engine {
         wait(py, &self.host, "wal-archive", None, || archive.archive(&path)).map(drop)
     }
 
-    fn _wal_restore(&self, py: Python<'_>, name: &str, destination: PathBuf) -> PyResult<()> {
-        let archive = WalArchive::new(self.host.engine.catalog());
+    fn _wal_restore(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        destination: PathBuf,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let archive = read::<WalRestoreOptions>(options)?.archive(&self.host.engine);
         wait(py, &self.host, "wal-restore", None, || archive.fetch(name, &destination, false)).map(drop)
     }
 }

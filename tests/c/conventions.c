@@ -97,10 +97,10 @@ static void nulls_are_refused_and_outputs_are_left_alone(const bs_engine *engine
     FAILS(bad, bs_wal_archive(NULL, "/x", NULL, &error));
     FAILS(bad, bs_wal_archive(engine, NULL, NULL, &error));
     FAILS(bad, bs_wal_archive(engine, "/x", NULL, &error));
-    FAILS(bad, bs_wal_restore(NULL, "000000010000000000000001", "/x", &error));
-    FAILS(bad, bs_wal_restore(engine, NULL, "/x", &error));
-    FAILS(bad, bs_wal_restore(engine, "000000010000000000000001", NULL, &error));
-    FAILS(BS_STATUS_NOT_FOUND, bs_wal_restore(engine, "000000010000000000000001", "/x", &error));
+    FAILS(bad, bs_wal_restore(NULL, "000000010000000000000001", "/x", NULL, &error));
+    FAILS(bad, bs_wal_restore(engine, NULL, "/x", NULL, &error));
+    FAILS(bad, bs_wal_restore(engine, "000000010000000000000001", NULL, NULL, &error));
+    FAILS(BS_STATUS_NOT_FOUND, bs_wal_restore(engine, "000000010000000000000001", "/x", NULL, &error));
     CHECK((void *)text == (void *)&failures);
 
     /* Nobody has to take the error object. */

@@ -43,7 +43,15 @@ fn codec(args: &CompressionArgs) -> Option<Compression> {
 
 pub(crate) async fn restore(common: &Common, args: WalRestoreArgs) -> Result<Exit> {
     let engine = setup::engine(common, &args.catalog, None).await?.build();
-    let fetched = WalArchive::new(engine.catalog()).fetch(&args.wal_name, &args.wal_dest, false).await?;
+    let archive = WalArchive::new(engine.catalog()).with_new_tablespaces(args.new_tablespaces.parse()?);
+    let fetched = archive.fetch(&args.wal_name, &args.wal_dest, false).await?;
+    // Into the log of the server: the only place where its owner learns of it.
+    for one in fetched.contained.iter().filter(|_| common.quiet == 0) {
+        output::note(&format!(
+            "tablespace {} of {:?}, created at {}: made in the data directory, as pg_tblspc/{}",
+            one.oid, one.location, one.position, one.oid
+        ));
+    }
     if common.verbose > 0 {
         output::note(&format!("delivered {} from {}", output::bytes(fetched.size), fetched.key));
     }

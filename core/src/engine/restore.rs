@@ -17,7 +17,7 @@ use crate::restore::{
     RestoreRequest, Restored, Tools, VerifyInput, VerifyOptions, WalReader, WalSource,
 };
 use crate::session::CancelToken;
-use crate::wal::WalArchive;
+use crate::wal::{NewTablespaces, WalArchive};
 
 /// Is told how far a restore or a verification is.
 pub type RestoreListener = Arc<dyn Fn(RestoreEvent) + Send + Sync>;
@@ -130,7 +130,7 @@ impl Engine {
         let backup = self.restorable(id).await?;
         let provider = self.provider_named(&backup.record.provider).await?;
         let archive = self.archive_facts(&backup.info, !backup.record.wal_external).await?;
-        let reader = WalArchive::new(self.catalog());
+        let reader = WalArchive::new(self.catalog()).with_new_tablespaces(NewTablespaces::Inside);
         let devices = self.device_facts(&backup.record, options.devices.as_ref()).await?;
         let token = self.ids().token();
         let (cancel, listener) = (cancel.clone(), Arc::clone(listener));

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::model::Compression;
 use crate::session::SessionState;
-use crate::wal::{Level, WalArchive};
+use crate::wal::{Level, NewTablespaces, WalArchive};
 
 /// All backups: `backups_list` is that of the stock tools, with `keep` where a backup is kept; `unreadable` are those whose
 /// metadata cannot be read; `sessions` are those that are not over or came to nothing.
@@ -145,5 +145,21 @@ impl WalArchiveOptions {
             Some(compression) => archive.with_compression(compression, level),
             None => Ok(archive),
         }
+    }
+}
+
+/// How a WAL file is given out.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WalRestoreOptions {
+    /// Where tablespaces go that the WAL creates: `original`, as PostgreSQL does it, or `inside` the data directory into which
+    /// it is replayed, for a server that must not touch what the original has.
+    pub new_tablespaces: NewTablespaces,
+}
+
+impl WalRestoreOptions {
+    /// The archive that gives it out so.
+    pub fn archive(&self, engine: &Engine) -> WalArchive {
+        WalArchive::new(engine.catalog()).with_new_tablespaces(self.new_tablespaces)
     }
 }

@@ -10,7 +10,7 @@ mod host;
 mod restore;
 
 pub use begin::begin;
-pub use catalog::{DeleteOptions, WalArchiveOptions, keep, list, show};
+pub use catalog::{DeleteOptions, WalArchiveOptions, WalRestoreOptions, keep, list, show};
 pub use host::Host;
 pub use restore::{CatalogAddress, RestoreOptions, VerifyOptions};
 

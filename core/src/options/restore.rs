@@ -49,8 +49,8 @@ pub struct RestoreOptions {
     pub target_action: Option<TargetAction>,
     /// The `restore_command` to write, as it is.
     pub restore_command: Option<String>,
-    /// The words before `wal-restore URL SERVER %f %p` in the `restore_command` otherwise; without it, `barman-snap` with the
-    /// options that reach the same store. Its status has to be 1 where there is no such file, and only then.
+    /// The words before `wal-restore [--new-tablespaces inside] URL SERVER %f %p` in the `restore_command` otherwise; without it,
+    /// `barman-snap` with the options that reach the same store. Its status has to be 1 where there is no such file, and only then.
     pub wal_restore_program: Vec<String>,
     /// The server lives beside the original: it archives nothing, and no background worker of it reaches out. Without any of
     /// `clone`, `replace` and `standby`: a clone if the original is seen to run on this host, else a replacement.

@@ -396,6 +396,15 @@ fn files(input: &PlanInput<'_>, placed: &[PlacedTablespace], purpose: Purpose) -
     Ok(files)
 }
 
+/// How the server gets its WAL, if that is not by way of us: what the WAL creates then is not led inside the data directory.
+const fn unguarded(wal: &WalSource) -> Option<&'static str> {
+    match wal {
+        WalSource::Catalog { .. } => None,
+        WalSource::Command(_) => Some("a restore_command of your own"),
+        WalSource::None => Some("WAL put into pg_wal by hand"),
+    }
+}
+
 fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed: &[PlacedTablespace]) -> Vec<String> {
     let PlanInput { record, request, .. } = input;
     let mut warnings = Vec::new();
@@ -421,6 +430,13 @@ fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed
         warnings.push(
             "the WAL of this backup is kept by another tool: restore_command must fetch it from there".to_owned(),
         );
+    }
+    if let (false, Some(how)) = (request.standby, unguarded(&request.wal)) {
+        warnings.push(format!(
+            "with {how}, a tablespace that was created after the backup goes where the original has it: on the host of the \
+             original, into the directory that is in use there; wal-restore --new-tablespaces inside keeps it in the new data \
+             directory"
+        ));
     }
     for one in placed.iter().filter(|one| one.inside) {
         warnings.push(format!(

@@ -19,6 +19,7 @@ use super::config::lines::{self, Line};
 use super::target::{RecoveryTarget, TargetPoint, TargetTimeline};
 use crate::catalog::CatalogUrl;
 use crate::error::{Error, Result};
+use crate::wal::NewTablespaces;
 
 /// A line of `postgresql.auto.conf`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +78,8 @@ impl Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WalSource {
-    /// From the catalog: `<program> wal-restore <url> <server> %f %p`. Its status is 1 if there is no such file, and only then.
+    /// From the catalog: `<program> wal-restore --new-tablespaces inside <url> <server> %f %p`; for a standby without that option.
+    /// Its status is 1 if there is no such file, and only then.
     Catalog {
         /// The program, with its options before the sub-command if it needs any: each element is quoted for the shell.
         program: Vec<String>,
@@ -107,9 +109,22 @@ impl WalSource {
     /// # Errors
     /// `invalid_input` for a command with a newline, and for one without `%f` and `%p`, which could not fetch anything.
     pub fn restore_command(&self) -> Result<String> {
+        self.restore_command_with(NewTablespaces::Original)
+    }
+
+    /// The same; new tablespaces in WAL from the catalog go there.
+    ///
+    /// # Errors
+    /// As [`restore_command`](Self::restore_command).
+    pub fn restore_command_with(&self, new_tablespaces: NewTablespaces) -> Result<String> {
         let command = match self {
             Self::Catalog { program, url, server } => {
-                let fixed = program.iter().map(String::as_str).chain(["wal-restore", url, server]);
+                let option: &[&str] = match new_tablespaces {
+                    NewTablespaces::Original => &[],
+                    NewTablespaces::Inside => &["--new-tablespaces", "inside"],
+                };
+                let fixed = program.iter().map(String::as_str).chain(["wal-restore"]);
+                let fixed = fixed.chain(option.iter().copied()).chain([url.as_str(), server]);
                 // PostgreSQL replaces %f and %p, and %% by a percent sign.
                 let fixed: Vec<_> = fixed.map(|word| shell_quoted(word).replace('%', "%%")).collect();
                 format!("{} %f %p", fixed.join(" "))
@@ -223,7 +238,9 @@ pub fn recovery_settings(target: &RecoveryTarget, wal: &WalSource, standby: bool
         TargetPoint::Xid(xid) => ("recovery_target_xid", xid.to_string()),
         TargetPoint::Name(name) => ("recovery_target_name", name.clone()),
     };
-    let mut restore_command = wal.restore_command()?;
+    // A standby follows the original and has what it has; any other server must not lead back to it.
+    let new_tablespaces = if standby { NewTablespaces::Original } else { NewTablespaces::Inside };
+    let mut restore_command = wal.restore_command_with(new_tablespaces)?;
     if !standby && matches!(wal, WalSource::Catalog { .. }) {
         restore_command.push_str(ONLY_MISSING_FILES_END_RECOVERY);
     }
@@ -343,7 +360,10 @@ mod tests {
                 recovery_settings(&RecoveryTarget::default(), &catalog("bs", "/c", "main"), standby).unwrap();
             settings.into_iter().find(|setting| setting.name == "restore_command").unwrap().value
         };
-        assert_eq!(command(false), "bs wal-restore /c main %f %p || exit $(($? == 1 ? 1 : 255))");
+        assert_eq!(
+            command(false),
+            "bs wal-restore --new-tablespaces inside /c main %f %p || exit $(($? == 1 ? 1 : 255))"
+        );
         assert_eq!(command(true), "bs wal-restore /c main %f %p");
     }
 
