@@ -431,7 +431,7 @@ fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed
             "the WAL of this backup is kept by another tool: restore_command must fetch it from there".to_owned(),
         );
     }
-    if let (false, Some(how)) = (request.standby, unguarded(&request.wal)) {
+    if let (false, Some(how)) = (purpose == Purpose::Standby, unguarded(&request.wal)) {
         warnings.push(format!(
             "with {how}, a tablespace that was created after the backup goes where the original has it: on the host of the \
              original, into the directory that is in use there; wal-restore --new-tablespaces inside keeps it in the new data \

@@ -70,9 +70,9 @@ pub(crate) async fn plan(
     catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
     check_archiving(&facts, host, request.wal)?;
     let instance = provider.instance(request.instance.as_deref()).await?;
-        if host.is_here() {
-            catalog.check_apart(&paths.real())?;
-        }
+    if host.is_here() {
+        catalog.check_apart(&paths.real())?;
+    }
     let selection = match request.volumes.as_slice() {
         [] => VolumeSelection::Holding(paths.real()),
         named => VolumeSelection::Named(named.to_vec()),
