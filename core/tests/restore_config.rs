@@ -61,7 +61,7 @@ fn what_leads_out_is_commented_out_and_what_named_the_original_names_the_copy() 
     let case = Case::new(&[("postgresql.conf", conf), ("conf.d/b.conf", "external_pid_file = '/run/x.pid'\n")]);
     case.file("postgresql.auto.conf", b"log_directory = '/var/log/pg'\n");
     let out = case.rewritten();
-    let note = "# barman-snap restore: led out of this directory: ";
+    let note = "# barman-snap restore: does not belong to this server: ";
     assert_eq!(
         text(&out, "postgresql.conf"),
         format!(

@@ -194,6 +194,44 @@ fn in_place_the_cluster_goes_back_and_the_old_one_is_kept_aside() {
 }
 
 #[test]
+fn in_place_the_wal_stays_on_its_own_disk_and_the_old_wal_is_kept() {
+    let installation = need!(Installation::of(17));
+    let site = need!(Site::plan(&installation, Kind::XfsReflink).start());
+    let cluster = &site.cluster;
+    cluster.sql("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n");
+    let id = site.backup(&[]);
+    cluster.archive_wal();
+    cluster.stop(Stop::Fast);
+    // To a directory of its own, wherever the site had it.
+    let wal = cluster.data().with_file_name("wal-elsewhere");
+    let link = cluster.data().join("pg_wal");
+    let old = fs::canonicalize(&link).expect("there is WAL");
+    let moved = std::process::Command::new("cp").arg("-a").arg(&old).arg(&wal).status().expect("cp runs");
+    assert!(moved.success());
+    if fs::symlink_metadata(&link).expect("it is there").is_symlink() {
+        fs::remove_file(&link).expect("a link");
+    } else {
+        fs::rename(&link, cluster.data().with_file_name("wal-of-before")).expect("it can be moved");
+    }
+    std::os::unix::fs::symlink(&wal, &link).expect("a link can be made");
+    let segments = fs::read_dir(&wal).expect("it is there").count();
+
+    let answer = site.json("restore", &[&id, &cluster.data().display().to_string(), "--in-place"]);
+    assert_eq!(fs::read_link(&link).expect("a link"), wal, "{answer}");
+    let aside = |from: &Path| {
+        let all = answer["set_aside"].as_array().expect("what was there is named").iter();
+        let mut of = all.filter(|one| one["from"] == *from.to_string_lossy());
+        std::path::PathBuf::from(of.next().expect("it is named")["to"].as_str().expect("a path"))
+    };
+    assert_eq!(fs::read_dir(aside(&wal)).expect("it is there").count(), segments, "the old WAL");
+    assert_eq!(fs::read_link(aside(&cluster.data()).join("pg_wal")).expect("a link"), aside(&wal), "the old link");
+    cluster.start();
+    wait_until_promoted(cluster);
+    assert_eq!(cluster.sql("SELECT count(*) FROM kept"), "1000");
+    assert!(fs::read_dir(&wal).expect("it is there").count() > 1, "the WAL of the new server");
+}
+
+#[test]
 fn recovery_stops_where_the_archive_cannot_be_read_and_goes_on_when_it_can() {
     let installation = need!(Installation::newest());
     let site = need!(Site::plan(&installation, Kind::XfsReflink).start());

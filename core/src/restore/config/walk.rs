@@ -20,7 +20,7 @@ const DEEPEST: usize = 10;
 const MOST_FILES: usize = 1000;
 
 /// What begins a line that was changed.
-const NOTE: &[u8] = b"# barman-snap restore: led out of this directory: ";
+const NOTE: &[u8] = b"# barman-snap restore: does not belong to this server: ";
 
 /// Where the files of a data directory are read from.
 pub trait ConfigSource {
@@ -201,7 +201,10 @@ impl Walk<'_> {
             Fate::CommentedOut => {
                 comment_out(text, line);
                 let value = String::from_utf8_lossy(&value).into_owned();
-                self.note(format!("{name} = {value:?} in {file} led out of the directory: commented out"));
+                self.note(match name.starts_with("recovery_target") {
+                    true => format!("{name} = {value:?} in {file} was of an earlier recovery: commented out"),
+                    false => format!("{name} = {value:?} in {file} led out of the directory: commented out"),
+                });
             }
             Fate::Becomes(new) => {
                 comment_out(text, line);
