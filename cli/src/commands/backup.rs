@@ -30,7 +30,11 @@ pub(crate) async fn run(common: &Common, args: BackupArgs) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     let primary = match &args.primary_dbname {
-        Some(dbname) => Some(setup::connect_to(dbname).await?),
+        Some(dbname) => {
+            let mut primary = setup::connect_to(dbname).await?;
+            engine.check_primary(control.as_mut(), primary.as_mut()).await?;
+            Some(primary)
+        }
         None => None,
     };
     let mut session = engine.backup(control, &request).await?;

@@ -1,7 +1,7 @@
 //! Preflight: everything that would stop a backup, looked at one after the other, as a report.
 //!
 //! It goes on after a failure as far as it makes sense, so that one run shows all that is wrong. It changes nothing but a
-//! probe object in the catalog, which it removes again.
+//! probe object in the catalog and a file that the server makes to show its data directory; both are removed again.
 
 mod archiving;
 

@@ -225,6 +225,18 @@ impl Engine {
         begin::plan(&self.tools, control, self.host(), request).await.map_err(|error| error.with_operation("plan"))
     }
 
+    /// Makes sure that `primary` leads to the primary of the standby that `control` leads to. Before
+    /// [`set_primary`](BackupSession::set_primary): it would be asked in vain, for as long as the backup waits for its WAL.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Precondition`] if it is another cluster or a standby itself.
+    pub async fn check_primary(&self, control: &mut dyn BackupControl, primary: &mut dyn BackupControl) -> Result<()> {
+        let (Some(standby), Some(primary)) = (control.identity().await?, primary.identity().await?) else {
+            return Ok(());
+        };
+        begin::check_primary(&standby, &primary).map_err(|error| error.with_operation("plan"))
+    }
+
     /// Plans a backup, claims its id, and returns the session, which has to be [run](BackupSession::run).
     ///
     /// # Errors

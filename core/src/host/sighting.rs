@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::postmaster::PostmasterFile;
 use super::whose::{self, Proof, ServerFiles};
-use super::{HostView, PgPaths};
+use super::{HostView, PgPaths, PgRole};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::{BackupControl, ServerFacts, ServerIdentity, Sign};
@@ -53,11 +53,26 @@ pub async fn sight(
     let HostView::Described(description) = host else {
         let data = paths.data().ok_or_else(|| Error::internal("a cluster without a data directory"))?;
         let postmaster = look(control, clock, &identity, &data.real).await?;
+        check_tablespaces(facts.version / 10_000, paths)?;
         return Ok(Some(Sighting { identity, directory: Some(data.real.clone()), postmaster }));
     };
     let described = description.server(&facts.data_directory)?;
     whose::judge_described(&identity, &description.host, &described.files, described.identity.as_ref())?;
     Ok(Some(Sighting { identity, directory: None, postmaster: None }))
+}
+
+/// Makes sure that there is something of the server in every tablespace. In a container the directory of one may be there, and
+/// nothing mounted on it; PostgreSQL makes its own directory in it when the tablespace is made.
+fn check_tablespaces(major: u32, paths: &PgPaths) -> Result<()> {
+    let begin = format!("PG_{major}_");
+    for path in paths.iter().filter(|path| matches!(path.role, PgRole::Tablespace { .. })) {
+        let entries = std::fs::read_dir(&path.real).map_err(|error| whose::unreadable(&path.real, error))?;
+        if !entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&begin)) {
+            return Err(Error::precondition(format!("the {path} holds nothing of PostgreSQL {major}"))
+                .with_hint("is its file system mounted here, at the path that the server names?"));
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that it still is the same server, the same process of it, and the same files.
@@ -174,7 +189,11 @@ fn is_there(directory: &Path, sign: &Sign) -> Result<bool> {
     }
     match std::fs::read(&path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).lines().any(|line| line == sign.line)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::StaleNetworkFileHandle) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(whose::unreadable(&path, error)),
     }
 }
@@ -221,6 +240,20 @@ mod tests {
         {
             assert!(text.contains("/srv/pg"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_tablespace_without_anything_of_the_server_is_not_its() {
+        let temp = tempfile::tempdir().unwrap();
+        let real = temp.path().join("ts");
+        std::fs::create_dir(&real).unwrap();
+        let role = PgRole::Tablespace { name: "hot".into(), oid: 16400 };
+        let paths = PgPaths::from_known(vec![crate::host::PgPath { role, named: real.clone(), real: real.clone() }]);
+        std::fs::create_dir(real.join("PG_16_202307071")).unwrap();
+        let error = check_tablespaces(17, &paths).unwrap_err();
+        assert!(error.message().starts_with("the tablespace \"hot\" ") && error.hint().is_some(), "{error}");
+        std::fs::create_dir(real.join("PG_17_202406281")).unwrap();
+        check_tablespaces(17, &paths).unwrap();
     }
 
     #[test]

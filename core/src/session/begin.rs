@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{HostView, PgPaths, PgRole, check_nested, cover, sight};
 use crate::id::BackupId;
-use crate::postgres::{BackupControl, ServerFacts};
+use crate::postgres::{BackupControl, ServerFacts, ServerIdentity};
 use crate::provider::local::SNAPSHOT_DIRECTORY;
 use crate::provider::names::quoted;
 use crate::provider::{SnapshotProvider, Volume, VolumeSelection, VolumeSnapshot};
@@ -246,6 +246,22 @@ pub(crate) async fn check_borders(
     looked.await.map_err(|error| Error::internal("a thread that looked at the cluster stopped").with_source(error))?
 }
 
+/// The server that is to end the last segment has to be the primary of the one that is backed up.
+pub(crate) fn check_primary(standby: &ServerIdentity, primary: &ServerIdentity) -> Result<()> {
+    let why = if primary.system_id != standby.system_id {
+        format!(
+            "its system identifier is {}, that of the server at {} {}",
+            primary.system_id, standby.reached, standby.system_id
+        )
+    } else if primary.in_recovery {
+        "it is a standby itself".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::precondition(format!("the server at {} is not the primary: {why}", primary.reached))
+        .with_hint("correct --primary-dbname, or leave it out"))
+}
+
 /// A provider whose snapshots lie on this host cannot take any of another one.
 pub(crate) fn check_host(provider: &dyn SnapshotProvider, host: HostView<'_>) -> Result<()> {
     match host {
@@ -303,6 +319,25 @@ pub(crate) fn volume_names(volumes: &[Volume]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_primary_is_of_the_same_cluster_and_no_standby() {
+        let server = |system_id: &str, in_recovery| ServerIdentity {
+            reached: "host db1 port 5432".into(),
+            system_id: system_id.into(),
+            started: chrono::DateTime::UNIX_EPOCH.fixed_offset(),
+            port: 5432,
+            in_recovery,
+            backend: 1,
+        };
+        let standby = server("74", true);
+        check_primary(&standby, &server("74", false)).unwrap();
+        for (other, why) in [(server("75", false), "system identifier is 75"), (server("74", true), "a standby itself")]
+        {
+            let error = check_primary(&standby, &other).unwrap_err();
+            assert!(error.message().contains(why) && error.hint().is_some(), "{error}");
+        }
+    }
 
     #[test]
     fn names_that_mean_something_else_are_refused() {

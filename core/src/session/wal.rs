@@ -67,6 +67,8 @@ pub(super) async fn complete(tools: &Tools, state: &SessionState, mut connection
     };
     let archive = WalArchive::new(&tools.catalog).with_system_id(&plan.facts.system_id);
     let pg_wal = plan.facts.data_directory.join("pg_wal");
+    // Of a server on another host, whatever lies at that path here is not its WAL.
+    let is_here = plan.sighting.as_ref().is_none_or(|seen| seen.directory.is_some());
     let archiving = plan.facts.archive_mode != "off" && !plan.facts.archive_command.is_empty();
     // A working archiver gets a moment to do its job before we do it.
     let grace = if archiving { Duration::from_secs(2) } else { Duration::ZERO };
@@ -81,7 +83,7 @@ pub(super) async fn complete(tools: &Tools, state: &SessionState, mut connection
             return Ok(Record::WalComplete { supplied });
         }
         let switched = end.next(size).map_or(Lsn(u64::MAX), |next| next.start(size));
-        if wait.elapsed() >= grace && connections.complete_up_to(state).await >= switched {
+        if is_here && wait.elapsed() >= grace && connections.complete_up_to(state).await >= switched {
             match archive.supply(&pg_wal, &missing).await {
                 Ok(found) if !found.stored.is_empty() => {
                     supplied.extend(found.stored.iter().map(ToString::to_string));
