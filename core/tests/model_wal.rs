@@ -176,6 +176,14 @@ fn history() -> TimelineHistory {
 }
 
 #[test]
+fn a_history_is_read_whatever_the_encoding_of_a_restore_point_in_it() {
+    let bytes = b"1\t0/3000000\tat restore point \"caf\xe9\"\n";
+    assert_eq!(TimelineHistory::read(Timeline(2), bytes).unwrap().timeline(), Timeline(2));
+    let long = vec![b'#'; TimelineHistory::MAX_BYTES + 1];
+    assert!(TimelineHistory::read(Timeline(2), &long).is_err());
+}
+
+#[test]
 fn a_history_says_to_which_timeline_a_byte_belongs() {
     let history = history();
     assert_eq!(history.ancestors().len(), 2);

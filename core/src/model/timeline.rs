@@ -40,10 +40,24 @@ impl TimelineHistory {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) for what PostgreSQL would refuse: other lines, and timelines that do not
     /// ascend towards `timeline`; also for positions that go backwards.
+    pub fn read(timeline: Timeline, bytes: &[u8]) -> Result<Self> {
+        // The reason of a switch can be the name of a restore point, in the encoding of whoever made it. Only people read it.
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(Self::MAX_BYTES + 1)]);
+        Self::lines(timeline, &text, bytes.len())
+    }
+
+    /// The same of a text.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
     pub fn parse(timeline: Timeline, text: &str) -> Result<Self> {
+        Self::lines(timeline, text, text.len())
+    }
+
+    fn lines(timeline: Timeline, text: &str, length: usize) -> Result<Self> {
         let bad = |what: String| Error::corrupt(format!("history file of timeline {timeline}: {what}"));
-        if text.len() > Self::MAX_BYTES {
-            return Err(bad(format!("{} bytes are too many", text.len())));
+        if length > Self::MAX_BYTES {
+            return Err(bad(format!("{length} bytes are too many")));
         }
         let mut ancestors: Vec<Ancestor> = Vec::new();
         for (at, line) in text.lines().enumerate() {

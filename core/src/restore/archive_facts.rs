@@ -90,8 +90,7 @@ async fn history(catalog: &Catalog, timeline: Timeline, wal: WalObject, key: &st
     let found = catalog.space().get(key).await?;
     let (bytes, _) = found.ok_or_else(|| Error::not_found(format!("{key} has just been removed")))?;
     let text = codec::decompress(wal.compression, &bytes, TimelineHistory::MAX_BYTES as u64)?;
-    let text = String::from_utf8(text).map_err(|_| Error::corrupt(format!("{key} is not text")))?;
-    TimelineHistory::parse(timeline, &text)
+    TimelineHistory::read(timeline, &text)
 }
 
 #[async_trait]

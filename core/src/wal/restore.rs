@@ -182,11 +182,8 @@ impl WalArchive {
         let size = SegmentHeader::parse(content)?.segment_size;
         let Some(before) = segment.previous(size) else { return Ok(None) };
         let history = self.read(&WalName::History(segment.timeline).to_string()).await?;
-        let history = match history.map(String::from_utf8) {
-            Some(Ok(text)) => TimelineHistory::parse(segment.timeline, &text)?,
-            Some(Err(_)) => {
-                return Err(Error::corrupt(format!("the history of timeline {} is not text", segment.timeline)));
-            }
+        let history = match history {
+            Some(bytes) => TimelineHistory::read(segment.timeline, &bytes)?,
             None => TimelineHistory::root(segment.timeline),
         };
         for candidate in history.candidates(before, size) {
