@@ -8,6 +8,7 @@
 pub mod clusters;
 pub mod coverage;
 pub mod devices;
+pub(crate) mod flush;
 pub(crate) mod links;
 pub mod mounts;
 pub(crate) mod nameless;

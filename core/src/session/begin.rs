@@ -3,7 +3,7 @@
 //! Nothing here changes anything but the last call, [`claim`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::driver::Tools;
 use super::journal::{Entry, Journal, Record};
@@ -108,6 +108,7 @@ pub(crate) async fn plan(
         immediate_checkpoint: request.immediate_checkpoint,
         wal: request.wal,
         tags: request.tags.clone(),
+        flush: to_flush(provider.as_ref(), host, &paths),
         config_files: if host.is_here() { config_files(&facts) } else { BTreeMap::new() },
         real_paths: paths
             .iter()
@@ -227,6 +228,24 @@ fn check_archiving(facts: &ServerFacts, host: HostView<'_>, wal: WalPolicy) -> R
         pg_wal.display()
     ))
     .with_hint("set archive_mode = on and archive_command = 'barman-snap wal-archive URL SERVER %p', or run as the user of the server"))
+}
+
+/// What has to be flushed before the cut: everything on disks that are snapshotted below their file systems. (What reads
+/// through the file system, as a provider that restores directories does, sees what is not on disk yet; btrfs and ZFS write it
+/// out with the snapshot.)
+fn to_flush(provider: &dyn SnapshotProvider, host: HostView<'_>, paths: &PgPaths) -> Vec<PathBuf> {
+    match host {
+        _ if provider.capabilities().directory_restore => Vec::new(),
+        HostView::Here => paths.real(),
+        HostView::Described(description) => {
+            tracing::warn!(
+                "the file systems of {} cannot be flushed from here: files that were changed there in the last minute, such as \
+                 postgresql.conf, may have zeros for their new content in the snapshots (run sync there before the backup)",
+                description.host
+            );
+            Vec::new()
+        }
+    }
 }
 
 /// Borders inside of the cluster, where the user has named the volumes. Of those that it has found itself, a provider of this

@@ -280,7 +280,7 @@ impl Driver {
 
     /// The effect of a step, given up when the session is cancelled or its connection is lost.
     async fn effect(&mut self, step: Step) -> Result<Record> {
-        let Self { tools, state, control, primary, cancel, .. } = self;
+        let Self { tools, state, control, primary, cancel, in_backup_mode_since: since, .. } = self;
         let undoing = state.phase == Phase::Undoing;
         // These make something. Dropped half-way, they could still take effect after the undo has looked; so they come to their
         // end (the provider and the store have limits of their own), and what was noticed meanwhile counts in the next step.
@@ -293,11 +293,8 @@ impl Driver {
         };
         let work = async {
             match (step, control.as_mut()) {
-                (Step::Start, Some(control)) => effects::start(state, control.as_mut()).await,
-                (Step::Stop, Some(control)) => {
-                    let since = self.in_backup_mode_since;
-                    effects::stop(tools, state, control.as_mut(), since).await
-                }
+                (Step::Start, Some(control)) => effects::start(tools, state, control.as_mut(), since).await,
+                (Step::Stop, Some(control)) => effects::stop(tools, state, control.as_mut(), *since).await,
                 (Step::CompleteWal, control) => {
                     let connections = wal::Connections {
                         control: control.map(|control| &mut **control),
@@ -330,7 +327,6 @@ impl Driver {
                 let elapsed = self.wave_since.map(|since| self.tools.clock.monotonic().saturating_sub(since));
                 *cut_ms = elapsed.map_or(*cut_ms, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
             }
-            Record::StartReturned { .. } => self.in_backup_mode_since = Some(self.tools.clock.monotonic()),
             Record::WalComplete { .. } => self.release().await,
             _ => {}
         }

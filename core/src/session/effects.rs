@@ -15,6 +15,7 @@ use super::state::SessionState;
 use super::step::Step;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::host::flush::flush;
 use crate::host::sighting::sight_again;
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, BackupStatus};
@@ -53,9 +54,22 @@ pub(super) async fn without_postgres(tools: &Tools, state: &SessionState, step: 
     }
 }
 
-/// Enters backup mode.
-pub(super) async fn start(state: &SessionState, control: &mut dyn BackupControl) -> Result<Record> {
+/// How long the first flush may take. It comes before backup mode and writes whatever has piled up: nothing is lost by waiting,
+/// nor by giving up.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long the second flush may take, in backup mode. It writes what has changed since the first one.
+const SECOND_FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Enters backup mode, with all file systems of the backup on disk. `since`: when backup mode began.
+pub(super) async fn start(
+    tools: &Tools,
+    state: &SessionState,
+    control: &mut dyn BackupControl,
+    since: &mut Option<Duration>,
+) -> Result<Record> {
     let plan = &state.plan;
+    flush(tools.clock.as_ref(), &plan.flush, FLUSH_PATIENCE).await?;
     let label = format!("Barman backup {} {}", plan.server, plan.backup_id);
     let started = control.start(&StartRequest { label, fast: plan.immediate_checkpoint }).await?;
     if started.in_recovery != plan.facts.in_recovery {
@@ -63,6 +77,15 @@ pub(super) async fn start(state: &SessionState, control: &mut dyn BackupControl)
             ErrorKind::Postgres,
             "the server was promoted between planning and starting the backup",
         ));
+    }
+    *since = Some(tools.clock.monotonic());
+    // PostgreSQL has waited for a checkpoint, and somebody may have written to a file meanwhile. Its own data does not depend on
+    // this, so it is no reason to give up, nor to stay in backup mode for long.
+    if let Err(error) = flush(tools.clock.as_ref(), &plan.flush, SECOND_FLUSH_PATIENCE).await {
+        tracing::warn!(
+            error = error.chain(),
+            "files that were changed during the checkpoint may be incomplete in the snapshots"
+        );
     }
     Ok(Record::StartReturned { started })
 }

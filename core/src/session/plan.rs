@@ -2,6 +2,7 @@
 //! session needs to go forward without a database.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,10 @@ pub struct SessionPlan {
     /// Paths that PostgreSQL names by way of a link, and where they really are.
     #[serde(default)]
     pub real_paths: BTreeMap<String, String>,
+    /// Directories of the cluster whose file systems are to be flushed before the cut. Not stored: who adopts a session does not
+    /// start the backup again.
+    #[serde(skip)]
+    pub flush: Vec<PathBuf>,
     /// Configuration files outside the data directory: path and content.
     #[serde(default)]
     pub config_files: BTreeMap<String, String>,
