@@ -294,7 +294,9 @@ fn restores_that_would_do_harm_or_cannot_work() {
     refused(&restore(&catalog, &[]), 1, &[&catalog, "lies inside the catalog"]);
     let folder = |path: &Path| path.display().to_string();
     for work_dir in [folder(&cluster.data().join("base")), folder(&Path::new(&site.url).join(SERVER))] {
-        refused(&site.run("verify", &[&id, "--work-dir", &work_dir]), 1, &[&work_dir, "outside of any cluster"]);
+        let bin = folder(installation.bin());
+        let ran = site.run("verify", &[&id, "--work-dir", &work_dir, "--pg-bin-dir", &bin]);
+        refused(&ran, 1, &[&work_dir, "outside of any cluster"]);
     }
     refused(&restore(&data, &[]), 1, &[&data, "is not empty", "--in-place"]);
     refused(&restore(&to, &["--target-time", &before_all]), 3, &["before the end of backup", &id]);

@@ -423,6 +423,7 @@ fn verify_proves_a_backup_and_the_proof_is_shown() {
         let bin = installation.bin().display().to_string();
         let proof = site.json("verify", &["--pg-bin-dir", &bin, "--sql", "SELECT count(*) FROM pgbench_accounts"]);
         assert_eq!(proof["passed"], true, "{proof:#}");
+        assert_eq!((&proof["chosen"]["asked"], &proof["chosen"]["backup_id"]), (&"last".into(), &id.clone().into()));
         assert!(proof["sql"].to_string().contains(&rows), "{proof:#}");
         let shown = site.show(&id);
         assert_eq!(shown["proofs"][0]["passed"], true);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Catalog;
 use crate::error::{Error, Result};
+use crate::host::MountTable;
 use crate::host::clusters::{holding, real_path};
 
 impl Catalog {
@@ -44,6 +45,26 @@ impl Catalog {
         }
     }
 
+    /// Refuses to write into a directory on whose way a file system is not mounted that should be. What is written there would be
+    /// hidden as soon as it is mounted, WAL that PostgreSQL has removed by then among it.
+    ///
+    /// # Errors
+    /// [`Precondition`](crate::ErrorKind::Precondition), naming the mount point.
+    pub(crate) fn check_mounted(&self) -> Result<()> {
+        // Only what somebody has written down can be missed.
+        let (Some(home), Ok(fstab)) = (self.home(), std::fs::read(FSTAB)) else { return Ok(()) };
+        let mounts = MountTable::current()?;
+        match not_mounted(&real_path(&home)?, &String::from_utf8_lossy(&fstab), &mounts) {
+            Some(missing) => Err(Error::precondition(format!(
+                "nothing is mounted at {}, where {FSTAB} has a file system for the catalog {}",
+                missing.display(),
+                self.space().name()
+            ))
+            .with_hint("mount it, or correct the file: what is written now would be hidden by the mount later")),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses to speak for a catalog whose directory is not there: nothing is not the same as no backups. A bucket that is not
     /// there says so itself.
     ///
@@ -57,7 +78,45 @@ impl Catalog {
     }
 }
 
+const FSTAB: &str = "/etc/fstab";
+
+/// The mount point of `fstab` above `path` at which nothing is mounted. Pure but for links in it.
+fn not_mounted(path: &Path, fstab: &str, mounts: &MountTable) -> Option<PathBuf> {
+    let points = fstab.lines().map(str::trim).filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (point, kind) = (fields.next()?, fields.next()?);
+        // The octal escapes of fstab(5).
+        let point = PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"));
+        (kind != "swap" && point.is_absolute()).then(|| real_path(&point).unwrap_or(point))
+    });
+    let is_mounted = |point: &Path| mounts.of_path(point).is_some_and(|mount| mount.mount_point == point);
+    points.filter(|point| path.starts_with(point) && !is_mounted(point)).max_by_key(|point| point.components().count())
+}
+
 fn not_there(directory: &Path) -> Error {
     Error::not_found(format!("there is no directory {}", directory.display()))
         .with_hint("is its file system mounted? the first backup and the first archived WAL make a new one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_should_be_mounted_is_missed_and_no_other() {
+        let fstab = "# /dev/sdz /nas/old ext4\nUUID=1 / ext4 defaults 0 1\nnas:/backup /nas/pg\\040backup nfs hard 0 0\n\
+                     /dev/sdb none swap sw 0 0\n/dev/sdc /srv ext4 noauto 0 2\nshort\n";
+        let root = "25 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n";
+        let nas = "40 25 0:40 / /nas/pg\\040backup rw shared:9 - nfs nas:/backup rw\n";
+        let missing = |path: &str, mounts: &[&str]| {
+            let table = MountTable::parse(mounts.concat().as_bytes()).unwrap();
+            not_mounted(Path::new(path), fstab, &table).map(|point| point.display().to_string())
+        };
+        assert_eq!(missing("/nas/pg backup/catalog/main", &[root]).as_deref(), Some("/nas/pg backup"));
+        assert_eq!(missing("/nas/pg backup/catalog/main", &[root, nas]), None);
+        assert_eq!(missing("/srv/catalog/main", &[root]).as_deref(), Some("/srv"));
+        for elsewhere in ["/var/lib/catalog/main", "/nas/old/main", "/nas/pg/main", "/srvx/main"] {
+            assert_eq!(missing(elsewhere, &[root]), None, "{elsewhere}");
+        }
+    }
 }

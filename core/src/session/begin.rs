@@ -67,6 +67,7 @@ pub(crate) async fn plan(
     let paths = host.paths(&facts)?;
     // First of all: whatever else could be said would be about another server.
     let sighting = sight(control, clock.as_ref(), host, &facts, &paths).await?;
+    catalog.check_mounted()?;
     catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
     check_archiving(&facts, host, request.wal)?;
     let instance = provider.instance(request.instance.as_deref()).await?;

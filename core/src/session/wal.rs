@@ -85,11 +85,15 @@ pub(super) async fn complete(tools: &Tools, state: &SessionState, mut connection
         let switched = end.next(size).map_or(Lsn(u64::MAX), |next| next.start(size));
         if is_here && wait.elapsed() >= grace && connections.complete_up_to(state).await >= switched {
             match archive.supply(&pg_wal, &missing).await {
-                Ok(found) if !found.stored.is_empty() => {
-                    supplied.extend(found.stored.iter().map(ToString::to_string));
-                    continue;
+                Ok(found) => {
+                    let stored = found.stored.iter().map(ToString::to_string);
+                    let new: Vec<String> = stored.filter(|name| !supplied.contains(name)).collect();
+                    // What was stored and is missing again is not looked for without a pause.
+                    if !new.is_empty() {
+                        supplied.extend(new);
+                        continue;
+                    }
                 }
-                Ok(_) => {}
                 // Not for us to read; the archiver may still come.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
                 Err(error) => return Err(error),

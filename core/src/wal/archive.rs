@@ -99,6 +99,7 @@ impl WalArchive {
             // PostgreSQL gives a path relative to its data directory, where it runs us.
             let real = owned.canonicalize().map_err(|error| Error::io("find", &owned, error))?;
             catalog.check_apart(&[real])?;
+            catalog.check_mounted()?;
             Ok(content)
         })
         .await?;
