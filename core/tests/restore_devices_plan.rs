@@ -82,8 +82,8 @@ fn three() -> Case {
         real_paths: BTreeMap::from([("/srv/pg/main/data/pg_wal".into(), "/srv/wal/pg_wal".into())]),
         ..EngineRecord::new("aws", Token::from_bits(1))
     };
-    let mut request =
-        RestoreRequest::new("/srv/pg/main/data", WalSource::Command("cp /archive/%f %p".into()), Token::from_bits(2));
+    let wal = WalSource::Catalog { program: vec!["barman-snap".into()], url: "/cat".into(), server: "main".into() };
+    let mut request = RestoreRequest::new("/srv/pg/main/data", wal, Token::from_bits(2));
     request.purpose = Some(Purpose::Clone);
     let facts = DeviceFacts {
         instance: Instance { name: "i-1".into(), attributes: BTreeMap::new() },

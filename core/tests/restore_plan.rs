@@ -195,6 +195,31 @@ fn a_plan_says_how_its_backup_was_chosen() {
 }
 
 #[test]
+fn where_new_tablespaces_would_go_is_told_unless_they_stay_inside() {
+    let told = |wal: Option<WalSource>, standby| {
+        let mut case = good();
+        case.request.purpose = standby.then_some(Purpose::Standby);
+        case.request.wal = wal.unwrap_or(case.request.wal);
+        case.plan().unwrap().warnings.iter().any(|warning| warning.contains("--new-tablespaces inside"))
+    };
+    assert!(!told(None, false));
+    assert!(told(Some(WalSource::None), false));
+    let own = || Some(WalSource::Command("cp /archive/%f %p".into()));
+    assert!(told(own(), false) && !told(own(), true));
+}
+
+#[test]
+fn no_link_is_made_for_what_the_backup_does_not_know() {
+    let mut case = good();
+    case.record.tablespace_map.as_mut().unwrap().push_str("16999 /srv/late\n");
+    let plan = case.plan().unwrap();
+    let map = plan.write.iter().find(|file| file.name == "tablespace_map").unwrap();
+    assert_eq!(map.content, "16384 /new/one\n16385 /new/two\n");
+    let warning = plan.warnings.iter().find(|warning| warning.contains("16999 at /srv/late"));
+    assert!(warning.is_some(), "{:?}", plan.warnings);
+}
+
+#[test]
 fn what_cannot_work_is_refused_in_one_line() {
     type Change = fn(&mut Case);
     let table: &[(&str, Change)] = &[

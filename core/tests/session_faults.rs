@@ -9,6 +9,7 @@ mod support_session;
 
 use barman_snap::engine::RecoverRequest;
 use barman_snap::id::BackupId;
+use barman_snap::model::Tablespace;
 use barman_snap::session::fault::FaultPlan;
 use barman_snap::session::gc::GcLimits;
 use barman_snap::session::journal::Journal;
@@ -220,6 +221,24 @@ async fn a_promotion_during_the_backup_undoes_it() {
     house.postgres.promote();
     assert!(session.run().await.unwrap_err().to_string().contains("timeline"));
     assert_eq!(house.verdict().await, Verdict::CleanSlate);
+}
+
+#[tokio::test]
+async fn a_tablespace_that_comes_or_goes_while_the_backup_starts_undoes_it() {
+    let new = || Tablespace { name: "late".into(), oid: 16_999, location: "/srv/late".into() };
+    for created in [true, false] {
+        let house = House::new();
+        let mut session = house.backup(house.engine()).await.unwrap();
+        match created {
+            true => house.postgres.create_tablespace_at_start(new()),
+            false => house.postgres.set_facts(|facts| drop(facts.tablespaces.pop().unwrap())),
+        }
+        let error = session.run().await.unwrap_err();
+        assert_eq!(error.kind(), barman_snap::ErrorKind::Precondition, "{error:?}");
+        let what = if created { "\"late\" at /srv/late was created" } else { "was dropped" };
+        assert!(error.message().contains(what), "{error}");
+        assert_eq!(house.verdict().await, Verdict::CleanSlate);
+    }
 }
 
 #[tokio::test]

@@ -190,6 +190,17 @@ impl TablespaceMap {
         }
         Ok(map)
     }
+
+    /// The map without some oids.
+    #[must_use]
+    pub fn without(mut self, unwanted: impl Fn(u32) -> bool) -> Self {
+        let before = self.entries.len();
+        self.entries.retain(|(oid, _)| !unwanted(*oid));
+        if self.entries.len() != before {
+            self.text = write_map(&self.entries);
+        }
+        self
+    }
 }
 
 fn entry(line: &str) -> Option<(u32, String)> {

@@ -29,7 +29,7 @@ use super::errors::{self, Loss};
 use super::statements::{self, Rows};
 use super::which;
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::model::Lsn;
+use crate::model::{Lsn, Tablespace};
 
 /// How often an idle connection is looked at: the longest time for which a loss stays unnoticed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -185,6 +185,10 @@ impl BackupControl for PostgresControl {
             statements::read_facts(&settings, &identity, included, &tablespaces, cluster_size)
         })
         .await
+    }
+
+    async fn tablespaces(&mut self) -> Result<Vec<Tablespace>> {
+        statements::read_tablespaces(&self.rows(statements::TABLESPACES).await?)
     }
 
     async fn check_privileges(&mut self) -> Result<()> {

@@ -143,6 +143,9 @@ pub trait BackupControl: Send + fmt::Debug {
     /// Facts of the server.
     async fn facts(&mut self) -> Result<ServerFacts>;
 
+    /// The tablespaces of [`facts`](Self::facts), as they are now. Cheap; asks the server.
+    async fn tablespaces(&mut self) -> Result<Vec<Tablespace>>;
+
     /// Says which privileges are missing for a backup, with the GRANT that would give each.
     async fn check_privileges(&mut self) -> Result<()>;
 

@@ -248,7 +248,7 @@ pub(super) fn read_facts(
         hba_file: get("hba_file"),
         ident_file: get("ident_file"),
         included_files: included.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect(),
-        tablespaces: tablespaces.iter().map(|row| read_tablespace(row)).collect::<Result<_>>()?,
+        tablespaces: read_tablespaces(tablespaces)?,
         segment_size: SegmentSize::new(number(&need("wal_segment_size")?)?)?,
         data_checksums: need("data_checksums")?,
         summarize_wal: get("summarize_wal"),
@@ -260,8 +260,16 @@ pub(super) fn read_facts(
     })
 }
 
-fn read_tablespace(row: &[Option<String>]) -> Result<Tablespace> {
-    Ok(Tablespace { name: text(row, 0)?.to_owned(), oid: number(text(row, 1)?)?, location: text(row, 2)?.to_owned() })
+/// Reads the answer to [`TABLESPACES`].
+pub(super) fn read_tablespaces(rows: &Rows) -> Result<Vec<Tablespace>> {
+    let one = |row: &Vec<Option<String>>| {
+        Ok(Tablespace {
+            name: text(row, 0)?.to_owned(),
+            oid: number(text(row, 1)?)?,
+            location: text(row, 2)?.to_owned(),
+        })
+    };
+    rows.iter().map(one).collect()
 }
 
 /// Reads the answer to [`archiver`].

@@ -22,7 +22,7 @@ use super::pieces::{Piece, cut_pieces};
 use super::refusals;
 use super::settings::{CLONE_NOTE, Purpose, Setting, WalSource};
 use super::settings::{clone_settings, no_background_workers, recovery_settings};
-use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, render_map};
+use super::tablespaces::{PlacedTablespace, TablespaceMapping, normal, place, render_map, unknown};
 use super::target::{Ancestry, RecoveryTarget, TargetAction};
 use super::timelines;
 use super::unwanted;
@@ -430,6 +430,12 @@ fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed
         warnings.push(
             "the WAL of this backup is kept by another tool: restore_command must fetch it from there".to_owned(),
         );
+    }
+    for (oid, location) in unknown(record.tablespace_map.as_deref(), placed) {
+        warnings.push(format!(
+            "the tablespace map has {oid} at {location}, which the backup does not know: left out; it is a link that was left over, \
+             or a tablespace that was created while the backup started and of which only later changes are restored"
+        ));
     }
     if let (false, Some(how)) = (purpose == Purpose::Standby, unguarded(&request.wal)) {
         warnings.push(format!(

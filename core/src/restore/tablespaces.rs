@@ -126,7 +126,7 @@ fn check_places(placed: &[PlacedTablespace], target: &Path) -> Result<()> {
 }
 
 /// The `tablespace_map` for the new places; `None` when the backup has no tablespaces. Byte for byte the `original` when
-/// all of them stay where they were.
+/// all of them stay where they were. What it has besides them ([`unknown`]) is left out: it would lead to the original.
 ///
 /// # Errors
 /// `corrupt` when the original cannot be read or does not have the tablespaces of the metadata.
@@ -146,7 +146,16 @@ pub fn render_map(original: Option<&str>, placed: &[PlacedTablespace]) -> Result
     }
     let moved = placed.iter().filter(|one| known.get(&one.oid).map(Path::new) != Some(&one.location));
     let map = map.relocate(&moved.map(|one| (one.oid, text(&one.location))).collect())?;
+    let map = map.without(|oid| !placed.iter().any(|one| one.oid == oid));
     Ok(Some(map.text().to_owned()).filter(|text| !text.is_empty()))
+}
+
+/// What a map has that the metadata of the backup do not know: links that some crash has left in `pg_tblspc`, and tablespaces that
+/// were created while the backup started.
+pub fn unknown(original: Option<&str>, placed: &[PlacedTablespace]) -> Vec<(u32, String)> {
+    let map = original.and_then(|text| TablespaceMap::parse(text).ok()).unwrap_or_default();
+    let unknown = map.entries().iter().filter(|(oid, _)| !placed.iter().any(|one| one.oid == *oid));
+    unknown.cloned().collect()
 }
 
 fn escaped(path: &str) -> String {
@@ -198,5 +207,15 @@ mod tests {
         assert_eq!(map, "16384 /srv/ts1\n16385 /new/back\\\\slash\n");
         assert_eq!(render_map(None, &placed).unwrap().unwrap(), map);
         assert_eq!(render_map(Some(""), &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn what_the_metadata_do_not_know_is_left_out_of_the_map() {
+        let text = "16384 /srv/ts1\n16385 /srv/pg/data/inner\n16999 /srv/late\n";
+        let placed = placed(&["ts1:/srv/ts1", "odd:name:/srv/pg/data/inner"]).unwrap();
+        let map = render_map(Some(text), &placed).unwrap().unwrap();
+        assert_eq!(map, "16384 /srv/ts1\n16385 /srv/pg/data/inner\n");
+        assert_eq!(unknown(Some(text), &placed), [(16_999, "/srv/late".to_owned())]);
+        assert_eq!(render_map(Some("16999 /srv/late\n"), &[]).unwrap(), None);
     }
 }

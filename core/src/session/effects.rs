@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::host::flush::flush;
 use crate::host::sighting::sight_again;
 use crate::id::{BackupId, Token};
-use crate::model::{BackupInfo, BackupStatus};
+use crate::model::{BackupInfo, BackupStatus, Tablespace};
 use crate::postgres::{BackupControl, StartRequest, StartedBackup, StoppedBackup};
 
 /// The steps that need no connection.
@@ -79,6 +79,19 @@ pub(super) async fn start(
         ));
     }
     *since = Some(tools.clock.monotonic());
+    // The start waits for a checkpoint, for minutes maybe. What was created since the plan was made is in the tablespace map, which
+    // leads a restored server to it, and in no snapshot.
+    let now = control.tablespaces().await?;
+    let known = &plan.facts.tablespaces;
+    let lacks = |list: &[Tablespace], one: &Tablespace| {
+        !list.iter().any(|other| (other.oid, &other.location) == (one.oid, &one.location))
+    };
+    let created = now.iter().find(|one| lacks(known, one)).map(|one| ("created", one));
+    if let Some((what, one)) = created.or_else(|| known.iter().find(|one| lacks(&now, one)).map(|one| ("dropped", one)))
+    {
+        let message = format!("tablespace {:?} at {} was {what} while the backup started", one.name, one.location);
+        return Err(Error::precondition(message).with_hint("start the backup again"));
+    }
     // PostgreSQL has waited for a checkpoint, and somebody may have written to a file meanwhile. Its own data does not depend on
     // this, so it is no reason to give up, nor to stay in backup mode for long.
     if let Err(error) = flush(tools.clock.as_ref(), &plan.flush, SECOND_FLUSH_PATIENCE).await {

@@ -33,6 +33,14 @@ struct Server {
     promoted: bool,
     archiver: Option<ArchiverState>,
     identity: Option<ServerIdentity>,
+    created_at_start: Option<Tablespace>,
+}
+
+impl Server {
+    fn tablespaces_now(&self) -> Vec<Tablespace> {
+        let created = self.created_at_start.iter().filter(|_| self.starts > 0);
+        self.facts.tablespaces.iter().chain(created).cloned().collect()
+    }
 }
 
 impl ScriptedPostgres {
@@ -68,6 +76,7 @@ impl ScriptedPostgres {
             promoted: false,
             archiver: None,
             identity: None,
+            created_at_start: None,
         };
         Self { inner: Arc::new(Mutex::new(server)) }
     }
@@ -100,6 +109,11 @@ impl ScriptedPostgres {
     /// From now on the server tells which one it is, and shows it by a file in its data directory.
     pub fn set_identity(&self, identity: ServerIdentity) {
         self.lock().identity = Some(identity);
+    }
+
+    /// Somebody creates a tablespace while a backup starts.
+    pub fn create_tablespace_at_start(&self, tablespace: Tablespace) {
+        self.lock().created_at_start = Some(tablespace);
     }
 
     /// The server goes to the next timeline, as after a promotion.
@@ -159,6 +173,10 @@ impl Drop for Connection {
 impl BackupControl for Connection {
     async fn facts(&mut self) -> Result<ServerFacts> {
         Ok(self.use_it()?.facts.clone())
+    }
+
+    async fn tablespaces(&mut self) -> Result<Vec<Tablespace>> {
+        Ok(self.use_it()?.tablespaces_now())
     }
 
     async fn check_privileges(&mut self) -> Result<()> {
