@@ -19,6 +19,7 @@ pub mod cli;
 pub mod cloud;
 pub mod command;
 pub mod contents;
+pub mod damage;
 pub mod footprint;
 pub mod fs;
 pub mod load;

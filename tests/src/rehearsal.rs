@@ -26,6 +26,7 @@ pub struct Rehearsal<'a> {
     watched: Vec<PathBuf>,
     server_options: Vec<(String, String)>,
     questions: Vec<String>,
+    verify: Vec<String>,
 }
 
 /// How a rehearsal went.
@@ -73,6 +74,7 @@ impl<'a> Rehearsal<'a> {
             watched: Vec::new(),
             server_options: Vec::new(),
             questions: Vec::new(),
+            verify: Vec::new(),
         }
     }
 
@@ -85,6 +87,12 @@ impl<'a> Rehearsal<'a> {
     /// More options for `restore`.
     pub fn restore_with(mut self, options: &[&str]) -> Self {
         self.restore.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    /// More options for `verify`.
+    pub fn verify_with(mut self, options: &[&str]) -> Self {
+        self.verify.extend(options.iter().map(|&option| option.to_owned()));
         self
     }
 
@@ -159,7 +167,9 @@ impl<'a> Rehearsal<'a> {
         self.until_archived();
         let before = self.look();
         let bin = site.cluster.installation().bin().display().to_string();
-        let verify = site.run("verify", &[id, "--pg-bin-dir", &bin, "--timeout", "30"]);
+        let mut options = vec![id, "--pg-bin-dir", &bin, "--timeout", "20"];
+        options.extend(self.verify.iter().map(String::as_str));
+        let verify = site.run("verify", &options);
         let between = self.look();
         let mut touched: Vec<String> =
             before.changes(&between).into_iter().map(|change| format!("by verify: {change}")).collect();
@@ -206,7 +216,10 @@ impl<'a> Rehearsal<'a> {
     /// Restores as a clone, starts it the way a person does, compares, and writes.
     fn restore(&self, id: &str, expected: &Contents) -> Result<(), Vec<String>> {
         let (site, target) = (self.site, self.target());
-        user::make_dir(&site.fs().path().join("restored"));
+        let place = site.fs().path().join("restored");
+        // That of an earlier rehearsal.
+        let _ = std::fs::remove_dir_all(&place);
+        user::make_dir(&place);
         let text = target.display().to_string();
         let mut options = vec![id.to_owned(), text, clone_option(site).to_owned()];
         options.extend(relocation(self.source, &target));
@@ -260,7 +273,7 @@ fn relocation(source: &Cluster, target: &Path) -> Vec<String> {
 
 /// Waits until a restored server has ended its recovery.
 fn until_open(clone: &Cluster) -> Result<(), String> {
-    for _ in 0..3000 {
+    for _ in 0..150 {
         if !clone.is_running() {
             return Err(format!("it has stopped: {}", clone.log()));
         }
@@ -268,7 +281,7 @@ fn until_open(clone: &Cluster) -> Result<(), String> {
         if ran.success() && ran.text() == "f" {
             return Ok(());
         }
-        pass(Duration::from_millis(20));
+        pass(Duration::from_millis(100));
     }
     Err(format!("it does not end its recovery: {}", clone.log()))
 }
