@@ -196,7 +196,7 @@ fn a_plan_says_how_its_backup_was_chosen() {
 
 #[test]
 fn where_new_tablespaces_would_go_is_told_unless_they_stay_inside() {
-    let told = |wal: Option<WalSource>, standby| {
+    let told = |wal: Option<WalSource>, standby: bool| {
         let mut case = good();
         case.request.purpose = standby.then_some(Purpose::Standby);
         case.request.wal = wal.unwrap_or(case.request.wal);
