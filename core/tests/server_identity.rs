@@ -53,7 +53,7 @@ async fn planned(cluster: &Cluster, host: HostDescription) -> Result<(), String>
 }
 
 /// The description as if the server of `from` lay at the path of `to`, as it does on two hosts that are set up alike.
-fn at_the_path_of(host: HostDescription, from: &Cluster, to: &Cluster) -> HostDescription {
+fn at_the_path_of(host: &HostDescription, from: &Cluster, to: &Cluster) -> HostDescription {
     let text = host.to_json().unwrap();
     HostDescription::from_json(&text.replace(path(&from.data()), path(&to.data()))).unwrap()
 }
@@ -65,14 +65,14 @@ async fn a_described_server_is_told_from_its_standby_and_from_itself_before_a_re
     planned(&primary, describe(&primary).await).await.unwrap();
     planned(&standby, describe(&standby).await).await.unwrap();
 
-    let alike = at_the_path_of(describe(&standby).await, &standby, &primary);
+    let alike = at_the_path_of(&describe(&standby).await, &standby, &primary);
     let refused = planned(&primary, alike).await.unwrap_err();
     assert!(refused.contains("is not the one that was described on host"), "{refused}");
 
     // Without a connection there are only the files, which tell a standby from its primary.
     let by_path = |cluster: &Cluster| HostDescription::capture(Path::new("/"), &[cluster.data()]).unwrap();
     planned(&primary, by_path(&primary)).await.unwrap();
-    let refused = planned(&primary, at_the_path_of(by_path(&standby), &standby, &primary)).await.unwrap_err();
+    let refused = planned(&primary, at_the_path_of(&by_path(&standby), &standby, &primary)).await.unwrap_err();
     assert!(refused.contains("it is a primary, the files are those of a standby"), "{refused}");
 
     let mut old = describe(&primary).await;

@@ -1,7 +1,7 @@
 //! Makes sure that the server which answers is the one whose files will be cut: before backup mode, and again when the cut is
 //! over.
 //!
-//! Asks and looks; what it means is decided in [`whose`](super::whose) and [`check_same`]. The way that leaves no doubt: the
+//! Asks and looks; what it means is decided in [`whose`] and [`check_same`]. The way that leaves no doubt: the
 //! server makes a small file in its data directory, which has to be in the one that is looked at, and to be gone again. It
 //! needs no privilege, no common process table, no common path and no exact clock.
 

@@ -244,7 +244,8 @@ mod tests {
     fn without_a_sign_every_fact_has_to_fit() {
         let server = told(STARTED * 1_000_000 + 749_977);
         judge(&server, &files(), Proof::NotAsked).unwrap();
-        let changes: [(&str, &dyn Fn(&mut ServerFiles)); 5] = [
+        type Change<'a> = (&'a str, &'a dyn Fn(&mut ServerFiles));
+        let changes: [Change<'_>; 5] = [
             ("its system identifier is 74, that of the files 75", &|files| files.control.system_id = "75".into()),
             ("it is a primary, the files are those of a standby", &|files| {
                 files.control.state = ClusterState::InArchiveRecovery;
