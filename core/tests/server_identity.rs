@@ -117,6 +117,18 @@ async fn what_happens_to_a_server_between_begin_and_end_undoes_the_backup() {
         barman_snap::provider::SnapshotProvider::delete(&provider, &ticket).await.unwrap();
     }
 
+    // A server that cannot make a file is known by what it has written already; what was tried leaves the session usable.
+    let (signs, away) = (primary.data().join("pg_snapshots"), primary.dir.path().join("away"));
+    std::fs::rename(&signs, &away).unwrap();
+    let mut control = primary.connect("").await.unwrap();
+    assert!(control.leave_sign().await.is_err());
+    let mut session = cut(&primary, &engine_here).await;
+    session.run().await.unwrap();
+    std::fs::rename(&away, &signs).unwrap();
+    for ticket in provider.existing() {
+        barman_snap::provider::SnapshotProvider::delete(&provider, &ticket).await.unwrap();
+    }
+
     // Another directory is mounted over the data, or a switch-over of the storage happens: a copy lies there now.
     let session = cut(&primary, &engine_here).await;
     let aside: PathBuf = primary.dir.path().join("aside");

@@ -81,6 +81,8 @@ fn the_primary_is_not_backed_up_with_the_files_of_its_standby_or_of_another_clus
     let swapped = need!(elsewhere(other.data(), primary.data(), &[]));
     let system = other.sql("SELECT system_identifier FROM pg_control_system()");
     refused(&swapped, &site, &[&format!("that of the files {system}")]);
+    let ran = site.run("backup", &["--primary-dbname", &other.dsn()]);
+    assert!(ran.stderr.contains(&format!("is not the primary: its system identifier is {system}")), "{}", ran.stderr);
     // Nor with the files of a cluster that does not run, of the same or of another one.
     other.stop(Stop::Fast);
     let ran = run_behind(&swapped, &site, "backup", &[]);
