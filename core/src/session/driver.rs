@@ -268,11 +268,18 @@ impl Driver {
                 return Err(error);
             }
             tracing::warn!(%step, attempt, error = error.chain(), "trying again");
+            // Whoever asks for more than the longest pause is asked again before; the number of attempts is the bound.
             let wait = match error.retry() {
-                Retry::After(asked) => asked.max(pause),
+                Retry::After(asked) => asked.clamp(pause, LONGEST_PAUSE.max(pause)),
                 _ => pause,
             };
-            self.tools.clock.sleep(wait).await;
+            let undoing = self.state.phase == Phase::Undoing;
+            tokio::select! {
+                () = self.tools.clock.sleep(wait) => {}
+                () = self.cancel.cancelled(), if !undoing => {
+                    return Err(Error::new(ErrorKind::Cancelled, "the backup was cancelled"));
+                }
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
             attempt += 1;
         }

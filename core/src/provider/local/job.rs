@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::Mode;
 
 use super::copy::Counters;
+use super::patience::Patience;
 use super::sidecar::{Copied, Lock, Record, RecordState, Slot};
 use super::tree::{CloneOptions, copy_tree, flush};
 use super::{reservation, space};
@@ -25,11 +26,10 @@ pub(super) struct Jobs {
     shared: Arc<Shared>,
 }
 
-/// The copies by their tree, and the news that one has ended.
+/// The copies by their tree.
 #[derive(Debug, Default)]
 struct Shared {
     running: Mutex<HashMap<PathBuf, Arc<Running>>>,
-    ended: Condvar,
 }
 
 /// One of them.
@@ -94,16 +94,18 @@ impl Jobs {
 
     fn remove(&self, tree: &Path) {
         self.lock().remove(tree);
-        self.shared.ended.notify_all();
     }
 
-    /// Stops the copy into `slot`, if there is one, and waits until it has stopped.
-    pub(super) fn cancel(&self, slot: &Slot) {
-        let mut running = self.lock();
-        while let Some(job) = running.get(&slot.tree()) {
+    /// Stops the copy into `slot`, if there is one, and waits until it has stopped; false when patience ends before (it waits for
+    /// a disk, which nothing can stop).
+    pub(super) fn cancel(&self, slot: &Slot, patience: &Patience<'_>) -> bool {
+        while let Some(job) = self.running(slot) {
             job.counters.cancelled.store(true, Ordering::Relaxed);
-            running = self.shared.ended.wait(running).unwrap_or_else(PoisonError::into_inner);
+            if !patience.pause() {
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -197,4 +199,21 @@ fn finish(slot: &Slot, mut record: Record, result: Result<Copied>) {
     }
     slot.forget_copied();
     slot.forget_written();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_deletes_a_copy_that_hangs_on_the_disk_does_not_wait_without_end() {
+        let (jobs, slot) = (Jobs::default(), Slot::new(Path::new("/m/.barman_snap"), "a"));
+        let hanging = Arc::new(Running::default());
+        jobs.lock().insert(slot.tree(), Arc::clone(&hanging));
+        let unwanted = AtomicBool::new(true);
+        assert!(!jobs.cancel(&slot, &Patience::new(&unwanted)));
+        assert!(hanging.counters.is_cancelled(), "it was told to stop");
+        jobs.remove(&slot.tree());
+        assert!(jobs.cancel(&slot, &Patience::new(&AtomicBool::new(false))));
+    }
 }

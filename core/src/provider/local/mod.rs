@@ -15,12 +15,14 @@ mod below;
 mod btrfs;
 mod btrfs_ioctl;
 mod check;
+mod command;
 mod copy;
 mod discovery;
 mod here;
 mod inside;
 mod job;
 mod method;
+mod patience;
 mod permits;
 mod place;
 mod remove;
@@ -42,6 +44,7 @@ use async_trait::async_trait;
 
 use self::copy::Counters;
 pub use self::method::Method;
+use self::patience::Patience;
 use self::permits::Permits;
 pub use self::place::SNAPSHOT_DIRECTORY;
 use self::slot::Slots;
@@ -292,11 +295,12 @@ impl SnapshotProvider for LocalProvider {
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
         here::check(ticket)?;
         let ticket = ticket.clone();
-        self.blocking(
-            move |this| {
-                if is_zfs(&ticket.method) { this.zfs().delete(&ticket) } else { this.slots.delete(&ticket) }
-            },
-        )
+        let counters = Arc::new(Counters::default());
+        let _stop = StopWhenDropped(Arc::clone(&counters));
+        self.blocking(move |this| match is_zfs(&ticket.method) {
+            true => this.zfs().delete(&ticket),
+            false => this.slots.delete(&ticket, &Patience::new(&counters.cancelled)),
+        })
         .await
     }
 

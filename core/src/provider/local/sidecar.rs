@@ -317,14 +317,9 @@ impl Slot {
     }
 
     /// The lock of a record in state `creating`; `None` if somebody else has it.
-    pub(super) fn lock(&self, wait: bool) -> Result<Option<Lock>> {
+    pub(super) fn lock(&self) -> Result<Option<Lock>> {
         let path = self.record();
         match File::open(&path) {
-            Ok(file) if wait => {
-                rustix::fs::flock(&file, FlockOperation::LockExclusive)
-                    .map_err(|error| Error::io("lock", &path, error.into()))?;
-                Ok(Some(Lock(file)))
-            }
             Ok(file) => Ok(Lock::take(file)),
             Err(error) => Err(Error::io("open", path, error)),
         }
@@ -501,9 +496,9 @@ mod tests {
         let slot = Slot::new(&temp.path().join(SNAPSHOT_DIRECTORY), "x");
         let lock = slot.begin(&record("x"), Flush::All).unwrap();
         assert_eq!(slot.begin(&record("x"), Flush::All).unwrap_err().kind(), ErrorKind::Conflict);
-        assert!(slot.lock(false).unwrap().is_none());
+        assert!(slot.lock().unwrap().is_none());
         drop(lock);
-        assert!(slot.lock(false).unwrap().is_some());
+        assert!(slot.lock().unwrap().is_some());
         assert_eq!(slot.read().unwrap(), Some(record("x")));
         slot.end().unwrap();
         slot.end().unwrap();

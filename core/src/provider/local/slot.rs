@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::job::{self, Jobs};
 use super::method::Method;
+use super::patience::Patience;
 use super::permits::Permits;
 use super::sidecar::{self, Flush, Record, RecordState, Slot};
 use super::tree::CloneOptions;
@@ -85,7 +87,7 @@ impl Slots {
         match started {
             Ok(()) => Ok(ticket),
             // Nothing may stay behind that the caller has not been told of.
-            Err(error) => match self.delete(&ticket) {
+            Err(error) => match self.delete(&ticket, &Patience::new(&AtomicBool::new(false))) {
                 Ok(()) => Err(error),
                 Err(_) => Err(error.with_retry(Retry::Unknown)),
             },
@@ -105,7 +107,7 @@ impl Slots {
                     bytes_copied: Some(running.bytes_copied()),
                 });
             }
-            match slot.lock(false) {
+            match slot.lock() {
                 Ok(None) => {
                     return Ok(SnapshotStatus { state: SnapshotState::Creating, percent: None, bytes_copied: None });
                 }
@@ -170,9 +172,13 @@ impl Slots {
     }
 
     /// Deletes the tree, then the record. What a process left halfway is finished by the next one.
-    pub(super) fn delete(&self, ticket: &Ticket) -> Result<()> {
+    ///
+    /// A copy that only waits for the disk does so to its end, even when it is killed; `patience` says how long that is waited for.
+    pub(super) fn delete(&self, ticket: &Ticket, patience: &Patience<'_>) -> Result<()> {
         let slot = Slot::of_ticket(ticket)?;
-        self.jobs.cancel(&slot);
+        if !self.jobs.cancel(&slot, patience) {
+            return Err(busy(ticket));
+        }
         let Some(mut record) = slot.read()? else {
             return match slot.tree().symlink_metadata() {
                 Ok(_) => Err(not_ours(&ticket.snapshot)),
@@ -184,16 +190,13 @@ impl Slots {
         }
         complete_if_there(&slot, &mut record);
         if record.state == RecordState::Creating {
-            // Who has copied everything only waits for the disk, and does so to the end even when it is killed.
-            match slot.lock(slot.copied().is_some()) {
+            let mut lock = slot.lock();
+            while matches!(lock, Ok(None)) && slot.copied().is_some() && patience.pause() {
+                lock = slot.lock();
+            }
+            match lock {
                 Ok(Some(_)) => {}
-                Ok(None) => {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        format!("another process is making the snapshot {}", ticket.snapshot),
-                    )
-                    .with_retry(Retry::Safe));
-                }
+                Ok(None) => return Err(busy(ticket)),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -225,6 +228,12 @@ impl Slots {
         let root_mode = slot.read()?.and_then(|record| record.root_mode);
         Ok((slot.tree(), root_mode))
     }
+}
+
+fn busy(ticket: &Ticket) -> Error {
+    Error::new(ErrorKind::Conflict, format!("another process is making the snapshot {}", ticket.snapshot))
+        .with_retry(Retry::Safe)
+        .with_hint("try again when the disk has caught up")
 }
 
 /// A btrfs snapshot that is there is complete, whatever its record says. To be asked before who holds the record: to ask

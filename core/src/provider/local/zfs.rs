@@ -6,11 +6,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use super::command;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::Token;
 use crate::provider::{CreateRequest, Ticket, Volume};
 
+/// How long a command may take. To destroy a large snapshot takes minutes.
+const PATIENCE: Duration = Duration::from_secs(600);
 const TOKEN: &str = "org.barman_snap:token";
 const MARK: &str = "org.barman_snap:mark";
 const BACKUP: &str = "org.barman_snap:backup";
@@ -153,10 +157,16 @@ impl Zfs {
 
     fn run(&self, arguments: &[&str]) -> Result<String> {
         let shown = || format!("{} {}", self.command.display(), arguments.join(" "));
-        let output = Command::new(&self.command).args(arguments).env("LC_ALL", "C").output().map_err(|source| {
+        let mut command = Command::new(&self.command);
+        let ran = command::output(command.args(arguments).env("LC_ALL", "C"), PATIENCE).map_err(|source| {
             Error::new(ErrorKind::Precondition, format!("cannot run {}", self.command.display()))
                 .with_source(source)
                 .with_hint("install the ZFS tools, or choose another method for local snapshots")
+        })?;
+        let output = ran.ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, format!("{} did not end within {} s", shown(), PATIENCE.as_secs()))
+                .with_retry(Retry::Unknown)
+                .with_hint("see whether the pool hangs: zpool status")
         })?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         if output.status.success() {
