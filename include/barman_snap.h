@@ -224,8 +224,9 @@ bs_status bs_gc(const bs_engine *engine,
 //
 // `options` is NULL or a JSON object with any of: tablespaces (an object: name or old directory, and new directory),
 // waldir, in_place, target_time, target_lsn, target_xid, target_name, target_immediate, target_tli, target_exclusive,
-// target_action, restore_command, wal_restore_program (an array: the words before "wal-restore URL SERVER %f %p"; without
-// it, barman-snap), clone, replace, standby, snapshot_recovery_instance, mounted, dry_run. `cancel` and `progress` may be NULL.
+// target_action, restore_command, wal_restore_program (an array: the words before "wal-restore [--new-tablespaces inside]
+// URL SERVER %f %p"; without it, barman-snap), clone, replace, standby, snapshot_recovery_instance, mounted, dry_run. `cancel`
+// and `progress` may be NULL.
 bs_status bs_restore(const bs_engine *engine,
                      const char *backup,
                      const char *target_dir,
@@ -319,9 +320,13 @@ bs_status bs_wal_archive(const bs_engine *engine,
 
 // Fetches one WAL file by its name (%f of restore_command) to a path (%p). BS_STATUS_NOT_FOUND if it is not there, which
 // is how PostgreSQL learns that the WAL ends.
+//
+// `options` is NULL or a JSON object with any of: new_tablespaces ("original", or "inside": what the WAL creates stays in the
+// data directory into which it is replayed; BS_STATUS_UNSUPPORTED if it cannot be kept there).
 bs_status bs_wal_restore(const bs_engine *engine,
                          const char *name,
                          const char *destination,
+                         const char *options,
                          bs_error **error);
 
 #ifdef __cplusplus
