@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
+use barman_snap::wal::contain::{contain, spanning};
+use barman_snap_tests::command::Ran;
 use barman_snap_tests::fs::Kind;
 use barman_snap_tests::need;
 use barman_snap_tests::pg::{Cluster, Installation, Stop};
 use barman_snap_tests::site::{Site, wait_until_promoted};
 use barman_snap_tests::user;
+use barman_snap_tests::wait::wait_for;
 
 /// Every file below a directory, and its content.
 fn tree(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -151,6 +156,153 @@ fn a_new_tablespace_stays_inside_on_postgresql_17() {
 #[test]
 fn a_new_tablespace_stays_inside_on_postgresql_18() {
     stays_inside(18);
+}
+
+/// A backup that has started looks at the tablespaces, and then asks now and then whether its connection lives.
+const STARTED: (&str, &str) = ("idle", "pg_tablespace_location|^SELECT 1$");
+
+/// Runs a backup, and `work` once its connection is in this state, with a statement like that.
+fn during_a_backup(site: &Site, options: &[&str], (state, statement): (&str, &str), work: impl FnOnce()) -> Ran {
+    let mut command = site.snap.command(site.args("backup", options));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    let there = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query ~ '{statement}' AND state = '{state}' AND pid <> pg_backend_pid()"
+    );
+    wait_for("the backup to start", Duration::from_secs(60), || (site.cluster.sql(&there) == "1").then_some(()));
+    work();
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ran { line: "backup".into(), status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+#[test]
+fn a_tablespace_that_was_created_during_the_backup_is_restored_from_its_wal() {
+    let installation = need!(Installation::newest());
+    // With copies of files, a backup takes long enough.
+    let site = need!(Site::plan(&installation, Kind::Ext4).on_one_volume().start());
+    let original = &site.cluster;
+    original.sql("CREATE TABLE large AS SELECT g, repeat('x', 500) AS t FROM generate_series(1, 200000) AS g");
+    let (id, oid, name) = (0..10)
+        .find_map(|attempt| {
+            let name = format!("during{attempt}");
+            let (mut oid, mut at) = (String::new(), String::new());
+            let created = || {
+                oid = create(original, &name, &place(&site, &name), 1000);
+                at = original.sql("SELECT pg_current_wal_insert_lsn()");
+            };
+            // Where the work came before the start had been looked at, the backup is refused.
+            let ran = during_a_backup(&site, &["--immediate-checkpoint"], STARTED, created);
+            let id = ran.text().to_owned();
+            let within =
+                ran.success() && original.sql(&format!("SELECT '{}' > '{at}'::pg_lsn", end_of(&site, &id))) == "t";
+            within.then_some((id, oid, name))
+        })
+        .expect("one of ten tablespaces was created between start and stop");
+    original.archive_wal();
+    original.stop(Stop::Fast);
+    let files = tree(&place(&site, &name));
+    is_proven(&site, &[&id, "--sql", &format!("SELECT 1 / (count(*) - 999)::int FROM in_{name}")]);
+    let restored = site.restore(&id, "restored", &["--target-immediate"]);
+    wait_until_promoted(&restored);
+    assert_eq!(rows(&restored, &name), "1000");
+    is_inside(&restored, &oid);
+    restored.sql(&format!("INSERT INTO in_{name} SELECT generate_series(1001, 1500); CHECKPOINT"));
+    assert!(tree(&place(&site, &name)) == files, "the restored server has changed the tablespace of the original");
+
+    // What is inside belongs to the data directory: it is backed up with it.
+    let (server, socket) = ("restored", restored.socket_dir().display().to_string());
+    let backup = ["backup", &site.url, server, "-h", &socket, "--immediate-checkpoint"];
+    site.snap.run(backup).expect_success();
+    let target = site.fs().path().join("restored/again").display().to_string();
+    site.snap.run(["restore", &site.url, server, "last", &target]).expect_success();
+    let again = site.adopt(Path::new(&target));
+    again.start();
+    wait_until_promoted(&again);
+    assert_eq!(rows(&again, &name), "1500");
+    is_inside(&again, &oid);
+}
+
+/// Where a backup ends, as `show` has it.
+fn end_of(site: &Site, id: &str) -> String {
+    site.show(id)["end_xlog"].as_str().expect("it is text").to_owned()
+}
+
+#[test]
+fn a_backup_is_refused_if_a_tablespace_is_created_while_it_starts() {
+    let installation = need!(Installation::newest());
+    let site = need!(Site::plan(&installation, Kind::XfsReflink).on_one_volume().start());
+    let original = &site.cluster;
+    original.sql("CREATE TABLE large AS SELECT g, repeat('x', 500) AS t FROM generate_series(1, 20000) AS g");
+    let ran = during_a_backup(&site, &[], ("active", "pg_backup_start"), || {
+        create(original, "late", &place(&site, "late"), 10);
+        original.sql("CHECKPOINT");
+    });
+    assert_eq!(ran.code(), 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("tablespace \"late\"") && ran.stderr.contains("start the backup again"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(site.snapshots(), Vec::<String>::new());
+    site.backup(&[]);
+    is_proven(&site, &[]);
+}
+
+#[test]
+fn a_new_tablespace_between_two_segments_stops_the_recovery_before_it_is_made() {
+    let installation = need!(Installation::newest());
+    let plan = Site::plan(&installation, Kind::XfsReflink).on_one_volume().segment_mib(1);
+    let site = need!(plan.setting("max_wal_size", "1GB").start());
+    let original = &site.cluster;
+    let id = site.backup(&[]);
+    let place = over_the_border(&site);
+    original.stop(Stop::Fast);
+    let files = tree(&place);
+    let target = site.fs().path().join("restored/clone");
+    user::make_dir(&site.fs().path().join("restored"));
+    site.ok("restore", &[&id, &target.display().to_string()]);
+    let clone = site.adopt(&target);
+    clone.try_start();
+    wait_for("the recovery to stop", Duration::from_secs(60), || {
+        (!target.join("postmaster.pid").exists()).then_some(())
+    });
+    let log = clone.log();
+    assert!(log.contains(&place.display().to_string()) && log.contains("cannot be kept inside"), "{log}");
+    assert!(!log.contains("archive recovery complete"), "{log}");
+    assert!(tree(&place) == files, "the tablespace of the original was changed");
+}
+
+/// Creates tablespaces until the record of one lies in two segments; where that one is.
+fn over_the_border(site: &Site) -> PathBuf {
+    let original = &site.cluster;
+    let lsn = || original.sql("SELECT pg_current_wal_insert_lsn() - '0/0'").parse::<u64>().expect("a number");
+    let write =
+        |bytes: u64| drop(original.sql(&format!("SELECT pg_logical_emit_message(false, 'f', repeat('y', {bytes}))")));
+    let border = || lsn().next_multiple_of(1 << 20);
+    // How much CREATE TABLESPACE writes before its record; known from the attempt before.
+    let mut before = 20_000;
+    for attempt in 0..10 {
+        let place = place(site, &format!("spanning{attempt}/{}", "x".repeat(150)));
+        original.archive_wal();
+        let begin = border() - before - 100;
+        write(begin - lsn() - 12_000);
+        // The size of a record around the text, and of the headers of pages.
+        write((begin - lsn()).saturating_sub(100));
+        let begun = lsn();
+        create(original, &format!("spanning{attempt}"), &place, 10);
+        original.archive_wal();
+        let is_segment = |key: &&String| key.rsplit('/').next().is_some_and(|name| name.len() == 24);
+        let objects = site.objects("wals");
+        let mut segments: Vec<Vec<u8>> =
+            objects.iter().filter(is_segment).map(|key| fs::read(site.object(key)).expect("it is there")).collect();
+        let spanning = |two: &[Vec<u8>]| spanning(&two[0], &two[1]).expect("these are segments").is_some();
+        if segments.windows(2).any(spanning) {
+            return place;
+        }
+        let created = segments.iter_mut().flat_map(|segment| contain(segment).expect("it is a segment")).last();
+        before = created.expect("it was created").position.0 - begun;
+    }
+    panic!("none of ten lies between two segments");
 }
 
 #[test]
