@@ -195,7 +195,11 @@ impl<'a> Rehearsal<'a> {
         let restored = self.target();
         let parent = restored.parent().unwrap_or(Path::new("/")).to_owned();
         let proofs = site.object("proofs");
-        let wal = [&site.cluster, self.source].map(|server| server.data().join("pg_wal"));
+        // Where it really is, for it may be a link.
+        let wal = [&site.cluster, self.source].map(|server| {
+            let path = server.data().join("pg_wal");
+            path.canonicalize().unwrap_or(path)
+        });
         let mut roots = vec![site.place().to_owned(), site.fs().path().to_owned()];
         roots.extend(self.watched.iter().cloned());
         Footprint::of(&roots, |path| {

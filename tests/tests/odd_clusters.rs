@@ -5,10 +5,14 @@
 //! looks whether anything outside of the new place was touched. Which version of PostgreSQL a case runs on is spread so
 //! that each meets many.
 
+use std::path::Path;
+use std::time::Duration;
+
 use barman_snap_tests::fs::Kind;
-use barman_snap_tests::pg::Installation;
+use barman_snap_tests::pg::{Cluster, Installation, Stop};
 use barman_snap_tests::rehearsal::Rehearsal;
 use barman_snap_tests::site::{Plan, Site};
+use barman_snap_tests::wait::wait_for;
 use barman_snap_tests::{need, user};
 
 /// The smallest site on this version.
@@ -19,7 +23,9 @@ macro_rules! plan {
 }
 
 fn plan_on(installation: &Installation) -> Plan {
-    Site::plan(installation, Kind::XfsReflink).on_one_volume().size_mib(1024)
+    // The original shall write nothing by itself meanwhile.
+    let plan = Site::plan(installation, Kind::XfsReflink).setting("autovacuum_naptime", "1d");
+    plan.on_one_volume().size_mib(1024)
 }
 
 /// Runs a script in the database that is connected to without a name.
@@ -258,4 +264,310 @@ fn files_lie_in_it_that_are_no_relations() {
         }
     }
     Rehearsal::of(&site).run().all_is_well();
+}
+
+/// Writes a file for the server.
+fn put(path: &Path, text: &str) {
+    user::make_dir(path.parent().expect("it is in a directory"));
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    user::give(path);
+}
+
+/// Adds lines to the configuration of a cluster that is not started yet.
+fn configure(site: &Site, lines: &str) {
+    let path = site.cluster.data().join("postgresql.conf");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    put(&path, &format!("{text}{lines}"));
+}
+
+#[test]
+fn the_configuration_lies_elsewhere_and_includes_more() {
+    for version in [15, 18] {
+        let mut site = need!(plan!(version).prepare());
+        let (data, etc) = (site.cluster.data().to_owned(), site.place().join("etc/main"));
+        user::make_dir(&etc);
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            std::fs::rename(data.join(name), etc.join(name)).expect("both are on one machine");
+        }
+        let conf = std::fs::read_to_string(etc.join("postgresql.conf")).expect("it is there");
+        let (data, here) = (data.display(), etc.display());
+        put(
+            &etc.join("postgresql.conf"),
+            &format!(
+                "{conf}\ndata_directory = '{data}'\nhba_file = '{here}/pg_hba.conf'\nident_file = '{here}/pg_ident.conf'\n\
+                 external_pid_file = '{here}/main.pid'\ninclude_dir 'conf.d'\ninclude_if_exists 'nowhere.conf'\n\
+                 include = '{here}/more/extra.conf'\n"
+            ),
+        );
+        put(&etc.join("conf.d/10-first.conf"), "work_mem = '6MB'\n");
+        put(&etc.join("conf.d/20-second.conf"), "work_mem = '7MB'\n");
+        put(&etc.join("conf.d/ignored.txt"), "this is no configuration\n");
+        put(&etc.join("more/extra.conf"), "maintenance_work_mem = '9MB'\ninclude 'deep.conf'\n");
+        put(&etc.join("more/deep.conf"), "temp_buffers = '3MB'\n");
+        site.cluster.option("config_file", &etc.join("postgresql.conf").display().to_string());
+        site.cluster.start();
+        let rehearsal = Rehearsal::of(&site).restore_with(&["--with-config"]);
+        let questions = ["SHOW work_mem", "SHOW maintenance_work_mem", "SHOW temp_buffers"];
+        questions.into_iter().fold(rehearsal, Rehearsal::asking).run().all_is_well();
+        site.cluster.stop(Stop::Fast);
+    }
+}
+
+#[test]
+fn the_configuration_inside_leads_back_to_the_original() {
+    let site = need!(plan!(17).prepare());
+    let (data, beside) = (site.cluster.data().display().to_string(), site.place().join("beside"));
+    for name in ["sockets", "log", "stats"] {
+        user::make_dir(&beside.join(name));
+    }
+    put(&beside.join("server.key"), "no key");
+    put(&beside.join("krb5.keytab"), "no key");
+    let here = beside.display();
+    configure(
+        &site,
+        &format!(
+            "data_directory = '{data}'\nhba_file = '{data}/pg_hba.conf'\nident_file = '{data}/pg_ident.conf'\n\
+             external_pid_file = '{here}/main.pid'\nunix_socket_directories = '{here}/sockets'\n\
+             logging_collector = on\nlog_directory = '{here}/log'\nlog_filename = 'one.log'\n\
+             log_truncate_on_rotation = on\nkrb_server_keyfile = '{here}/krb5.keytab'\nssl_key_file = '{here}/server.key'\n\
+             include_if_exists '{data}/more.conf'\n"
+        ),
+    );
+    put(&site.cluster.data().join("more.conf"), "work_mem = '7MB'\n");
+    site.cluster.start();
+    Rehearsal::of(&site).asking("SHOW work_mem").run().all_is_well();
+}
+
+#[test]
+fn an_earlier_recovery_has_left_its_settings() {
+    let site = need!(
+        plan!(15)
+            .setting("recovery_target_time", "2020-01-01 00:00:00+00")
+            .setting("recovery_target_action", "shutdown")
+            .setting("restore_command", "touch %p.was-here; false")
+            .setting("recovery_end_command", "false")
+            .setting("archive_cleanup_command", "false")
+            .setting("primary_conninfo", "host=127.0.0.1 port=1")
+            .setting("primary_slot_name", "gone")
+            .start()
+    );
+    calm(&site, "ALTER SYSTEM SET recovery_target_timeline = '1'");
+    calm(&site, "ALTER SYSTEM SET recovery_min_apply_delay = '1h'");
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn changes_are_published_through_a_slot() {
+    let site = need!(plan!(18).setting("wal_level", "logical").start());
+    calm(&site, "CREATE TABLE published (i int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE published");
+    calm(
+        &site,
+        "SELECT pg_create_logical_replication_slot('s', 'pgoutput'), pg_create_physical_replication_slot('t', true)",
+    );
+    let slots = "SELECT slot_name, active, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots ORDER BY 1";
+    let before = calm(&site, slots);
+    Rehearsal::of(&site).run().all_is_well();
+    assert_eq!(calm(&site, slots), before);
+}
+
+#[test]
+fn it_subscribes_to_another_server() {
+    let installation = need!(Installation::of(17));
+    let publisher = Cluster::builder(&installation).setting("wal_level", "logical").start();
+    publisher.sql(
+        "CREATE TABLE taken (i int PRIMARY KEY); INSERT INTO taken VALUES (1); CREATE PUBLICATION p FOR TABLE taken",
+    );
+    let site = need!(plan!(17).start());
+    calm(&site, "CREATE TABLE taken (i int PRIMARY KEY)");
+    calm(&site, &format!("CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p", publisher.dsn().replace('\'', "''")));
+    let ready = "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel";
+    wait_for("the first rows", Duration::from_secs(30), || (calm(&site, ready) == "t").then_some(()));
+    let rehearsal = Rehearsal::of(&site);
+    let id = rehearsal.backup();
+    // Whoever goes on with the subscription now takes a row that is not meant for it. This is not archived.
+    calm(&site, "ALTER SUBSCRIPTION s DISABLE");
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    wait_for("the subscriber to let go", Duration::from_secs(30), || (publisher.sql(active) == "0").then_some(()));
+    publisher.sql("INSERT INTO taken VALUES (2)");
+    let slot = "SELECT confirmed_flush_lsn, restart_lsn, active FROM pg_replication_slots";
+    let before = publisher.sql(slot);
+    rehearsal.run_with(&id).all_is_well();
+    assert_eq!(publisher.sql(slot), before);
+    let log = publisher.log();
+    assert_eq!(log.matches("starting logical decoding for slot").count(), 1, "somebody else has used the slot: {log}");
+}
+
+#[test]
+fn it_waits_for_a_standby() {
+    let site = need!(plan!(15).start());
+    calm(&site, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    calm(&site, "SELECT pg_reload_conf()");
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn a_standby_is_at_the_end_of_a_segment() {
+    let site = need!(plan!(17).start());
+    let standby = site.cluster.standby(site.fs().volume("standby").join("data"));
+    calm(&site, "CREATE TABLE t AS SELECT generate_series(1, 100) AS i; CHECKPOINT");
+    calm(&site, "SELECT pg_switch_wal()");
+    Rehearsal::of(&site).from_standby(&standby).run().all_is_well();
+}
+
+#[test]
+fn event_triggers_refuse_every_change() {
+    for version in [15, 18] {
+        let site = need!(plan!(version).start());
+        calm(
+            &site,
+            "CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no changes here'; END $$;\n\
+             CREATE EVENT TRIGGER no ON ddl_command_start EXECUTE FUNCTION no();",
+        );
+        Rehearsal::of(&site).run().all_is_well();
+    }
+}
+
+#[test]
+fn it_has_objects_of_every_kind() {
+    let site = need!(plan!(18).start());
+    let ran = site.cluster.try_calm_sql_in(
+        "postgres",
+        "SELECT lo_from_bytea(0, convert_to(repeat('large', 5000), 'UTF8'));
+         CREATE TABLE toasted (i int, gone text, kept text);
+         ALTER TABLE toasted ALTER gone SET STORAGE EXTERNAL, ALTER kept SET STORAGE EXTERNAL;
+         INSERT INTO toasted SELECT i, repeat('g', 9000), repeat('k', 9000) FROM generate_series(1, 20) i;
+         ALTER TABLE toasted DROP gone;
+         CREATE TABLE shapes (p point, r int4range, a int[], t tsvector, h text, EXCLUDE USING gist (r WITH &&));
+         INSERT INTO shapes SELECT point(i, i), int4range(i, i + 1), ARRAY[i], to_tsvector(i::text), i FROM generate_series(1, 500) i;
+         CREATE INDEX ON shapes USING spgist (p); CREATE INDEX ON shapes USING gin (a); CREATE INDEX ON shapes USING gin (t);
+         CREATE INDEX ON shapes USING hash (h); CREATE INDEX ON shapes USING brin (r);
+         CREATE MATERIALIZED VIEW filled AS SELECT count(*) FROM shapes;
+         CREATE MATERIALIZED VIEW empty AS SELECT count(*) FROM shapes WITH NO DATA;
+         CREATE TABLE parted (i int, t text) PARTITION BY LIST (i);
+         CREATE TABLE part1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1, 'x');
+         CREATE FUNCTION here(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT i FROM hidden WHERE i = $1';
+         CREATE TABLE hidden (i int); CREATE INDEX ON hidden (here(i)); INSERT INTO hidden VALUES (NULL);
+         CREATE TABLE twice (i int); INSERT INTO twice VALUES (1), (1);\n\
+         \\set ON_ERROR_STOP off\n\
+         CREATE UNIQUE INDEX CONCURRENTLY invalid ON twice (i);\n",
+    );
+    assert!(ran.stderr.contains("could not create unique index"), "{}", ran.stderr);
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn it_has_three_thousand_tables() {
+    let site = need!(plan!(17).start());
+    for _ in 0..3 {
+        calm(
+            &site,
+            "SELECT format('CREATE TABLE t%s (i int PRIMARY KEY)', n + count) FROM generate_series(1, 1000) n, \
+            (SELECT count(*) FROM pg_class WHERE relname ~ '^t[0-9]+$') \\gexec\n",
+        );
+    }
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn it_listens_everywhere_and_archives_always() {
+    let site = need!(plan!(17).tcp().prepare());
+    let port = site.cluster.port();
+    configure(&site, &format!("listen_addresses = '*'\nport = {port}\narchive_mode = always\n"));
+    site.cluster.start();
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn times_and_numbers_are_written_in_odd_ways() {
+    let mut plan = plan!(15);
+    for (name, value) in [
+        ("timezone", "<+0530>-05:30"),
+        ("datestyle", "German, DMY"),
+        ("intervalstyle", "sql_standard"),
+        ("extra_float_digits", "-10"),
+        ("bytea_output", "escape"),
+        ("standard_conforming_strings", "off"),
+        ("backslash_quote", "off"),
+        ("default_transaction_isolation", "serializable"),
+        ("default_transaction_read_only", "on"),
+        ("default_transaction_deferrable", "on"),
+        ("statement_timeout", "9s"),
+        ("idle_session_timeout", "5s"),
+        ("client_min_messages", "error"),
+        ("search_path", "pg_temp"),
+        ("log_min_messages", "panic"),
+        ("restart_after_crash", "off"),
+        ("max_wal_senders", "0"),
+        ("hot_standby", "off"),
+        ("row_security", "off"),
+    ] {
+        plan = plan.setting(name, value);
+    }
+    let site = need!(plan.start());
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn it_logs_into_files() {
+    let site = need!(
+        plan!(18)
+            .setting("logging_collector", "on")
+            .setting("log_destination", "csvlog,jsonlog")
+            .setting("log_line_prefix", "%m FATAL: %q%u@%d ")
+            .setting("log_connections", "all")
+            .setting("cluster_name", "an odd one")
+            .start()
+    );
+    Rehearsal::of(&site).run().all_is_well();
+}
+
+#[test]
+fn it_reads_writes_and_shares_memory_in_unusual_ways() {
+    for (version, settings) in [
+        (
+            15,
+            [
+                ("shared_memory_type", "sysv"),
+                ("dynamic_shared_memory_type", "mmap"),
+                ("wal_compression", "lz4"),
+                ("jit", "on"),
+            ]
+            .as_slice(),
+        ),
+        (
+            17,
+            &[("summarize_wal", "on"), ("wal_compression", "zstd"), ("jit_above_cost", "0"), ("wal_init_zero", "off")],
+        ),
+        (
+            18,
+            &[
+                ("io_method", "sync"),
+                ("summarize_wal", "on"),
+                ("max_files_per_process", "64"),
+                ("full_page_writes", "off"),
+            ],
+        ),
+    ] {
+        let plan = settings.iter().fold(plan!(version), |plan, (name, value)| plan.setting(name, value));
+        let site = need!(plan.start());
+        Rehearsal::of(&site).run().all_is_well();
+    }
+}
+
+#[test]
+fn it_wants_huge_pages_that_are_not_here() {
+    let mut site = need!(plan!(18).setting("huge_pages", "on").setting("shared_buffers", "1GB").prepare());
+    // Until they are reserved, this is how anybody starts it.
+    site.cluster.option("huge_pages", "off");
+    site.cluster.start();
+    Rehearsal::of(&site).server_option("huge_pages", "off").run().all_is_well();
+}
+
+#[test]
+fn a_cluster_that_cannot_be_backed_up_is_refused() {
+    let site =
+        need!(plan!(18).without_archiving().setting("wal_level", "minimal").setting("max_wal_senders", "0").start());
+    let ran = site.run("backup", &["--immediate-checkpoint"]);
+    assert_eq!(ran.code(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("wal_level"), "{}", ran.stderr);
 }
