@@ -97,24 +97,27 @@ pub fn judge(told: &ServerIdentity, files: &ServerFiles, proof: Proof) -> Result
     if proof == Proof::Seen {
         return Ok(());
     }
-    let mut why = differences(told, files);
-    if why.is_empty() && proof == Proof::Unseen {
-        why.push("a file that it was asked to make in its data directory is not there".to_owned());
-    }
-    if why.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "the server at {} is not the one whose files are in {}: {}",
-        told.reached,
-        files.directory.display(),
-        why.join(", ")
-    );
-    let here = match files.postmaster.as_ref().and_then(PostmasterFile::way) {
-        Some(way) => format!("connect to the server of that directory ({way})"),
-        None => "start the server of that directory and connect to it".to_owned(),
+    let why = differences(told, files);
+    let (why, hint) = match (why.is_empty(), proof) {
+        (true, Proof::Unseen) => (
+            "a file that it was asked to make in its data directory is not there".to_owned(),
+            "is it a copy, or mounted over the server's own directory? run this where that one is".to_owned(),
+        ),
+        (true, _) => return Ok(()),
+        (false, _) => {
+            let here = match files.postmaster.as_ref().and_then(PostmasterFile::way) {
+                Some(way) => format!("connect to the server of that directory ({way})"),
+                None => "start the server of that directory and connect to it".to_owned(),
+            };
+            (why.join(", "), format!("{here}, or run this where the files of the other server are"))
+        }
     };
-    Err(Error::precondition(message).with_hint(format!("{here}, or run this where the files of the other server are")))
+    let message = format!(
+        "the server at {} is not the one whose files are in {}: {why}",
+        told.reached,
+        files.directory.display()
+    );
+    Err(Error::precondition(message).with_hint(hint))
 }
 
 /// Refuses a server that is not the one which was described on another host. `seen` is what that one said of itself then; without
@@ -267,6 +270,8 @@ mod tests {
             for proof in [Proof::NotAsked, Proof::Unseen] {
                 let text = refusal(judge(&server, &other, proof));
                 assert!(text.contains(what), "{text}");
+                let way = if other.postmaster.is_some() { "(-h /run/postgresql -p 543" } else { "start the server" };
+                assert!(text.contains(way), "{text}");
             }
             // Of another clock, another port in a container: nobody else can have made the sign.
             judge(&server, &other, Proof::Seen).unwrap();
@@ -279,8 +284,8 @@ mod tests {
         assert_eq!(
             text,
             "the server at host vip port 5432 is not the one whose files are in /srv/pg: a file that it was asked to make in \
-             its data directory is not there (connect to the server of that directory (-h /run/postgresql -p 5432), or run \
-             this where the files of the other server are)"
+             its data directory is not there (is it a copy, or mounted over the server's own directory? run this where that \
+             one is)"
         );
     }
 
