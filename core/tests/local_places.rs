@@ -35,7 +35,9 @@ async fn a_data_directory_that_is_a_mount_point_gets_no_snapshots_into_it() {
         // Found by themselves, and named by the user.
         let instance = provider.instance(None).await.unwrap();
         let named = VolumeSelection::Named(vec![text(&data).to_owned()]);
-        for volumes in [holding(&provider, &[data.clone()]).await, provider.volumes(&instance, &named).await.unwrap()] {
+        for volumes in
+            [holding(&provider, std::slice::from_ref(&data)).await, provider.volumes(&instance, &named).await.unwrap()]
+        {
             let request = request(&provider, &volumes[0]).await;
             let error = provider.check_requests(std::slice::from_ref(&request)).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Precondition);
@@ -54,10 +56,10 @@ async fn a_data_directory_that_is_a_mount_point_gets_no_snapshots_into_it() {
         ..LocalOptions::default()
     };
     let inside = LocalProvider::new(options(data.join("base")));
-    let volumes = holding(&inside, &[data.clone()]).await;
+    let volumes = holding(&inside, std::slice::from_ref(&data)).await;
     inside.check_requests(&[request(&inside, &volumes[0]).await]).await.unwrap_err();
     let outside = LocalProvider::new(options(elsewhere.path().to_owned()));
-    let volumes = holding(&outside, &[data.clone()]).await;
+    let volumes = holding(&outside, std::slice::from_ref(&data)).await;
     let ticket = take(&outside, &volumes[0]).await;
     outside.delete(&ticket).await.unwrap();
 }
@@ -68,13 +70,13 @@ async fn what_an_older_version_has_put_into_a_data_directory_is_found_restored_a
     let data = fs.path().to_owned();
     make_cluster(&data);
     let provider = provider(Method::Reflink);
-    let volumes = holding(&provider, &[data.clone()]).await;
+    let volumes = holding(&provider, std::slice::from_ref(&data)).await;
     let request = request(&provider, &volumes[0]).await;
     // It did not look where that is.
     let ticket = provider.create(&request).await.unwrap().remove(0);
     assert!(ticket.snapshot.starts_with(text(&data.join(SNAPSHOT_DIRECTORY))));
     support_local::settled(&provider, &ticket).await;
-    assert_eq!(provider.find(&request.token, &volumes).await.unwrap(), [ticket.clone()]);
+    assert_eq!(provider.find(&request.token, &volumes).await.unwrap(), std::slice::from_ref(&ticket));
     let temp = tempfile::tempdir().unwrap();
     let restored = provider.create_volume(&wanted(&ticket, temp.path().join("restored"))).await.unwrap();
     assert!(temp.path().join("restored/base/1/49").exists());
@@ -96,11 +98,11 @@ async fn snapshots_of_a_mounted_subvolume_go_to_another_mount_of_the_same_btrfs(
     let _mounted = Unmount(data.clone());
     make_cluster(&data);
     let provider = provider(Method::Auto);
-    let volumes = holding(&provider, &[data.clone()]).await;
+    let volumes = holding(&provider, std::slice::from_ref(&data)).await;
     assert_eq!((volumes[0].root.clone(), volumes[0].method.as_str()), (data.clone(), "btrfs"));
     let ticket = take(&provider, &volumes[0]).await;
     assert!(ticket.snapshot.starts_with(text(&fs.path().join(SNAPSHOT_DIRECTORY))), "{}", ticket.snapshot);
-    assert_eq!(provider.find(&ticket.token, &volumes).await.unwrap(), [ticket.clone()]);
+    assert_eq!(provider.find(&ticket.token, &volumes).await.unwrap(), std::slice::from_ref(&ticket));
     let restored = provider.create_volume(&wanted(&ticket, fs.path().join("restored"))).await.unwrap();
     provider.delete_volume(&restored).await.unwrap();
     provider.delete(&ticket).await.unwrap();
@@ -138,4 +140,28 @@ impl Drop for Unmount {
 fn run_text(program: &str, arguments: &[&str]) -> String {
     let output = std::process::Command::new(program).args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Why the file systems are not flushed for local snapshots: each method takes what was written, on disk or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_a_moment_ago_and_never_flushed_is_whole_in_every_local_snapshot() {
+    let (Some(btrfs), Some(xfs)) = (mounted(Kind::Btrfs, 512), mounted(Kind::Xfs, 512)) else { return };
+    let line = "as the DBA has left it ".repeat(20);
+    for (data, method) in [
+        (btrfs.subvolume("pg"), Method::Btrfs),
+        (xfs.directory("reflink"), Method::Reflink),
+        (xfs.directory("copy"), Method::Copy),
+    ] {
+        make_cluster(&data);
+        let provider = provider(method);
+        let volumes = holding(&provider, std::slice::from_ref(&data)).await;
+        let request = request(&provider, &volumes[0]).await;
+        provider.check_requests(std::slice::from_ref(&request)).await.unwrap();
+        std::fs::write(data.join("postgresql.conf"), &line).unwrap();
+        let ticket = provider.create(&request).await.unwrap().remove(0);
+        support_local::settled(&provider, &ticket).await;
+        let content = std::fs::read_to_string(PathBuf::from(&ticket.snapshot).join("postgresql.conf")).unwrap();
+        assert_eq!(content, line, "{method}");
+        provider.delete(&ticket).await.unwrap();
+    }
 }
