@@ -113,7 +113,7 @@ impl Catalog {
     /// # Errors
     /// What the store says; [`Unsupported`](ErrorKind::Unsupported) if it replaces what it was asked to create.
     pub async fn check_writable(&self) -> Result<()> {
-        self.check_mounted()?;
+        self.check_mounted().await?;
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let tag = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let key = self.layout.probe(&tag);

@@ -21,7 +21,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Precondition`](crate::ErrorKind::Precondition), naming both.
-    pub(crate) fn check_apart(&self, files: &[PathBuf]) -> Result<()> {
+    pub(crate) async fn check_apart(&self, files: Vec<PathBuf>) -> Result<()> {
+        let catalog = self.clone();
+        self.space().on_disk(0, move || catalog.apart(&files)).await
+    }
+
+    fn apart(&self, files: &[PathBuf]) -> Result<()> {
         let Some(home) = self.home() else { return Ok(()) };
         let home = real_path(&home)?;
         let known = files.iter().find(|path| home.starts_with(path)).map(|path| path.display().to_string());
@@ -50,7 +55,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Precondition`](crate::ErrorKind::Precondition), naming the mount point.
-    pub(crate) fn check_mounted(&self) -> Result<()> {
+    pub(crate) async fn check_mounted(&self) -> Result<()> {
+        let catalog = self.clone();
+        self.space().on_disk(0, move || catalog.mounted()).await
+    }
+
+    fn mounted(&self) -> Result<()> {
         // Only what somebody has written down can be missed.
         let (Some(home), Ok(fstab)) = (self.home(), std::fs::read(FSTAB)) else { return Ok(()) };
         let mounts = MountTable::current()?;

@@ -462,7 +462,7 @@ impl ObjectSpace {
     }
 
     /// Works on the files of a directory, within a limit.
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         bytes: u64,
         work: impl FnOnce() -> Result<T> + Send + 'static,

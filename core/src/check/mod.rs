@@ -128,7 +128,9 @@ impl Engine {
             Ok(None) => {}
             Err(error) => return report.error("data directory", &error),
         }
-        if let (true, Err(error)) = (self.host().is_here(), self.catalog().check_apart(&paths.real())) {
+        if self.host().is_here()
+            && let Err(error) = self.catalog().check_apart(paths.real()).await
+        {
             report.error("catalog apart", &error);
         }
         let selection = match request.volumes.as_slice() {

@@ -67,12 +67,12 @@ pub(crate) async fn plan(
     let paths = host.paths(&facts)?;
     // First of all: whatever else could be said would be about another server.
     let sighting = sight(control, clock.as_ref(), host, &facts, &paths).await?;
-    catalog.check_mounted()?;
+    catalog.check_mounted().await?;
     catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
     check_archiving(&facts, host, request.wal)?;
     let instance = provider.instance(request.instance.as_deref()).await?;
     if host.is_here() {
-        catalog.check_apart(&paths.real())?;
+        catalog.check_apart(paths.real()).await?;
     }
     let selection = match request.volumes.as_slice() {
         [] => VolumeSelection::Holding(paths.real()),

@@ -93,16 +93,16 @@ impl WalArchive {
     /// content under this name, [`Precondition`](ErrorKind::Precondition) if the catalog lies inside a cluster.
     pub async fn archive(&self, path: &Path) -> Result<Archived> {
         let name: WalName = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().parse()?;
-        let (owned, catalog) = (path.to_owned(), self.catalog.clone());
-        let content = blocking(move || {
+        let owned = path.to_owned();
+        let (content, real) = blocking(move || {
             let content = read_unchanged(&owned)?;
             // PostgreSQL gives a path relative to its data directory, where it runs us.
             let real = owned.canonicalize().map_err(|error| Error::io("find", &owned, error))?;
-            catalog.check_apart(&[real])?;
-            catalog.check_mounted()?;
-            Ok(content)
+            Ok((content, real))
         })
         .await?;
+        self.catalog.check_apart(vec![real]).await?;
+        self.catalog.check_mounted().await?;
         self.store(name, content).await.map_err(|error| error.with_context("path", path.display().to_string()))
     }
 
