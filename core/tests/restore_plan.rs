@@ -169,6 +169,7 @@ fn a_plan_reads_well_and_round_trips_as_json() {
       set      recovery_target_inclusive = on
       set      recovery_target_timeline = 1
       set      recovery_target_action = promote
+      set      allow_in_place_tablespaces = on
     warning: the restored server keeps the archive_command of the original and will archive its new timeline with it; turn archiving off if it is a clone
     ");
 }
@@ -206,6 +207,16 @@ fn where_new_tablespaces_would_go_is_told_unless_they_stay_inside() {
     assert!(told(Some(WalSource::None), false));
     let own = || Some(WalSource::Command("cp /archive/%f %p".into()));
     assert!(told(own(), false) && !told(own(), true));
+}
+
+#[test]
+fn tablespaces_in_place_are_allowed_where_the_server_knows_them() {
+    for (version, known) in [(130_007, false), (130_008, true), (140_004, false), (140_005, true), (180_000, true)] {
+        let mut case = good();
+        case.info.version = Some(version);
+        let plan = case.plan().unwrap();
+        assert_eq!(plan.settings.iter().any(|one| one.name == "allow_in_place_tablespaces"), known, "{version}");
+    }
 }
 
 #[test]

@@ -120,11 +120,23 @@ fn stays_inside(version: u32) {
     wait_until_promoted(&earlier);
     assert_eq!(earlier.sql("SELECT count(*) FROM pg_tablespace"), "2");
     assert!(tree(&earlier.data().join("pg_tblspc")).is_empty());
-    let later = site.restore(&id, "later", &["--target-lsn", &after]);
+    let later = site.restore(&id, "later", &["--target-lsn", &after, "--target-action", "pause"]);
+    wait_until_paused(&later);
+    // A recovery that is continued finds the directories at its beginning.
+    later.restart();
+    wait_until_paused(&later);
+    later.sql("SELECT pg_wal_replay_resume()");
     wait_until_promoted(&later);
     assert_eq!((rows(&later, "kept"), rows(&later, "gone")), ("1000".to_owned(), "10".to_owned()));
     [&oid, &dropped].into_iter().for_each(|oid| is_inside(&later, oid));
     assert!(!kept.exists());
+}
+
+fn wait_until_paused(cluster: &Cluster) {
+    wait_for("the recovery to pause", Duration::from_secs(60), || {
+        let ran = cluster.try_sql("SELECT pg_get_wal_replay_pause_state()");
+        (ran.success() && ran.text() == "paused").then_some(())
+    });
 }
 
 /// As docs/operations.md tells it.

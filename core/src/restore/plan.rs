@@ -268,7 +268,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
     let major = info.version.map_or(0, |version| version / 10_000);
     let wal = waldir::plan(&input, &target, &placed)?;
     let (purpose, because) = refusals::purpose(&input, &pgdata, &target)?;
-    let settings = settings(request, &recovery, purpose, major)?;
+    let settings = settings(request, &recovery, purpose, info.version.unwrap_or(0))?;
     let config = config(&input, &pgdata, &target, purpose);
     let mut warnings = warnings(&input, &config, purpose, &placed);
     warnings.extend(followed.warnings);
@@ -336,10 +336,21 @@ fn set_aside(
         .collect()
 }
 
-fn settings(request: &RestoreRequest, recovery: &RecoveryTarget, purpose: Purpose, major: u32) -> Result<Vec<Setting>> {
+fn settings(
+    request: &RestoreRequest,
+    recovery: &RecoveryTarget,
+    purpose: Purpose,
+    version: u32,
+) -> Result<Vec<Setting>> {
     let mut settings = recovery_settings(recovery, &request.wal, purpose == Purpose::Standby)?;
     if purpose == Purpose::Clone {
-        settings.extend(clone_settings(major));
+        settings.extend(clone_settings(version / 10_000));
+    }
+    if knows_tablespaces_in_place(version) {
+        // Where recovery becomes consistent, and whenever it is continued behind that, PostgreSQL ends with a PANIC if there is such a
+        // directory and this is off (`CheckTablespaceDirectory`). What WAL creates is one, and so is all that came with the backup of
+        // a server that was restored before.
+        settings.push(Setting::new("allow_in_place_tablespaces", "on"));
     }
     Ok(settings)
 }
@@ -367,6 +378,11 @@ fn config(input: &PlanInput<'_>, pgdata: &Path, target: &Path, purpose: Purpose)
         originals,
         saved,
     }
+}
+
+/// Older ones do not know the parameter, and would not start.
+const fn knows_tablespaces_in_place(version: u32) -> bool {
+    matches!(version, 150_000..|140_005..=149_999| 130_008..=139_999)
 }
 
 /// What PostgreSQL wants to find inside the emptied directories.

@@ -4,7 +4,8 @@
 //! that the original has there. On the host of the original that is the *live* directory of the original; anywhere else it
 //! is missing, and recovery stops. So a restored server is handed WAL in which that path is empty, which PostgreSQL takes for a
 //! tablespace *in place*: a directory `pg_tblspc/<oid>` inside the data directory (`tblspc_redo`,
-//! `create_tablespace_directories`; 15 and later, 14.5, 13.8, whatever `allow_in_place_tablespaces` says).
+//! `create_tablespace_directories`; 15 and later, 14.5, 13.8). To replay it needs no setting; to become consistent with it there, the
+//! server needs `allow_in_place_tablespaces`, which a restore sets.
 //!
 //! # The invariants
 //! * Nothing but the path and the checksum of such a record is changed, and no record moves.
