@@ -27,6 +27,7 @@ pub struct Rehearsal<'a> {
     server_options: Vec<(String, String)>,
     questions: Vec<String>,
     verify: Vec<String>,
+    backup: Vec<String>,
 }
 
 /// How a rehearsal went.
@@ -75,6 +76,7 @@ impl<'a> Rehearsal<'a> {
             server_options: Vec::new(),
             questions: Vec::new(),
             verify: Vec::new(),
+            backup: Vec::new(),
         }
     }
 
@@ -87,6 +89,12 @@ impl<'a> Rehearsal<'a> {
     /// More options for `restore`.
     pub fn restore_with(mut self, options: &[&str]) -> Self {
         self.restore.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    /// More options for `backup`.
+    pub fn backup_with(mut self, options: &[&str]) -> Self {
+        self.backup.extend(options.iter().map(|&option| option.to_owned()));
         self
     }
 
@@ -131,9 +139,14 @@ impl<'a> Rehearsal<'a> {
         write("CREATE INDEX IF NOT EXISTS rehearsed_i ON rehearsed (i)");
         let host = self.source.socket_dir().display().to_string();
         if !std::ptr::eq(self.source, primary) {
+            // It has replayed up to the first byte of a segment then.
+            write("CHECKPOINT");
+            write("SELECT FROM pg_switch_wal()");
             self.source.catch_up_with(primary);
         }
-        let id = self.site.backup(&["-h", &host]);
+        let mut options = vec!["-h", &host, "--wal-timeout", "30"];
+        options.extend(self.backup.iter().map(String::as_str));
+        let id = self.site.backup(&options);
         write("INSERT INTO rehearsed SELECT i, 'after' FROM generate_series(501, 600) i");
         if primary.calm_sql_in(primary.database(), "SHOW archive_mode") != "off" {
             write("SELECT FROM pg_switch_wal()");
