@@ -139,9 +139,11 @@ impl<'a> Rehearsal<'a> {
         write("CREATE INDEX IF NOT EXISTS rehearsed_i ON rehearsed (i)");
         let host = self.source.socket_dir().display().to_string();
         if !std::ptr::eq(self.source, primary) {
-            // It has replayed up to the first byte of a segment then.
             write("CHECKPOINT");
-            write("SELECT FROM pg_switch_wal()");
+            // Where the primary is not asked to end a segment, the standby has to be at the end of one.
+            if self.backup.is_empty() {
+                write("SELECT FROM pg_switch_wal()");
+            }
             self.source.catch_up_with(primary);
         }
         let mut options = vec!["-h", &host, "--wal-timeout", "30"];
