@@ -49,6 +49,8 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
         settings: vec![Setting::new("restore_command", "cp /wal/%f %p")],
         configuration: vec![],
         no_workers: vec![],
+        gap: None,
+        system_id: None,
         owner: None,
         recovery: RecoveryTarget::default(),
         warnings: vec![],

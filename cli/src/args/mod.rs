@@ -447,6 +447,9 @@ pub(crate) struct VerifyArgs {
     /// Replay all WAL in the catalog, not only as far as consistency
     #[arg(long)]
     pub(crate) all_wal: bool,
+    /// With --all-wal: along this timeline, a number, current or latest
+    #[arg(long, value_name = "TIMELINE", requires = "all_wal")]
+    pub(crate) target_tli: Option<String>,
     /// In a cloud: the instance that new volumes are attached to, which is this host; by default it is found out
     #[arg(long, value_name = "INSTANCE")]
     pub(crate) snapshot_recovery_instance: Option<String>,

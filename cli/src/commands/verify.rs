@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use barman_snap::Result;
 use barman_snap::engine::restore::wal_source;
-use barman_snap::restore::{DeviceWishes, Proof, RecoveryTarget, SqlCheck, VerifyDepth, VerifyOptions};
+use barman_snap::restore::target::parse_timeline;
+use barman_snap::restore::{DeviceWishes, Proof, RecoveryTarget, SqlCheck, TargetTimeline, VerifyDepth, VerifyOptions};
 use barman_snap::session::CancelToken;
 
 use super::restore::listener;
@@ -21,6 +22,7 @@ pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
         work_dir: args.work_dir.clone(),
         bin_dir: args.pg_bin_dir.clone(),
         depth: if args.all_wal { VerifyDepth::EndOfWal } else { VerifyDepth::Consistency },
+        timeline: args.target_tli.as_deref().map_or(Ok(TargetTimeline::default()), parse_timeline)?,
         sql: args.sql.iter().map(|sql| check(&args.sql_dbname, sql)).collect(),
         devices: Some(DeviceWishes { instance: args.snapshot_recovery_instance.clone(), mounted: false }),
         recovery_limit: Duration::from_secs(args.timeout),

@@ -164,6 +164,8 @@ pub struct VerifyOptions {
     pub sql_database: String,
     /// Replay all WAL in the catalog, not only as far as consistency.
     pub all_wal: bool,
+    /// With `all_wal`: along this timeline, a number, `current` or `latest`.
+    pub target_tli: Option<String>,
     /// Of a provider that restores to devices: the instance that volumes are attached to, which is this host.
     pub snapshot_recovery_instance: Option<String>,
     /// How long the server may take to be consistent.
@@ -180,6 +182,7 @@ impl Default for VerifyOptions {
             sql: Vec::new(),
             sql_database: "postgres".to_owned(),
             all_wal: false,
+            target_tli: None,
             snapshot_recovery_instance: None,
             timeout_ms: None,
             wal_restore_program: Vec::new(),
@@ -208,6 +211,7 @@ impl VerifyOptions {
             work_dir: self.work_dir.clone(),
             bin_dir: self.pg_bin_dir.clone(),
             depth: if self.all_wal { VerifyDepth::EndOfWal } else { VerifyDepth::Consistency },
+            timeline: self.target_tli.as_deref().map_or(Ok(TargetTimeline::default()), parse_timeline)?,
             sql: self.sql.iter().map(check).collect(),
             devices: Some(DeviceWishes { instance: self.snapshot_recovery_instance.clone(), mounted: false }),
             recovery_limit: self.timeout_ms.map_or(default.recovery_limit, Duration::from_millis),

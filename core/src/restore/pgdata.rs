@@ -72,6 +72,9 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
     let target = &plan.building_place(&plan.target);
     let locations: Vec<_> = plan.tablespaces.iter().map(|one| plan.building_place(&one.location)).collect();
     check_version(target, plan.major)?;
+    if let Some(wanted) = &plan.system_id {
+        check_system_id(target, wanted)?;
+    }
     links::refuse(target, locations.iter().map(PathBuf::as_path))?;
     let style = Style::of(target, plan.owner)?;
     let mut done = Prepared::default();
@@ -112,6 +115,20 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
         sync(&plan.building_place(&wal.location))?;
     }
     Ok(done)
+}
+
+/// Nor one of another cluster, whatever the catalog says: with the label of this one it would be neither.
+fn check_system_id(target: &Path, wanted: &str) -> Result<()> {
+    let path = target.join("global/pg_control");
+    let control = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+    match super::host::system_id(&control) {
+        Some(found) if found == wanted => Ok(()),
+        found => Err(Error::precondition(format!(
+            "what came out of the snapshot at {} is of another cluster: system identifier {}, the backup has {wanted}",
+            target.display(),
+            found.as_deref().unwrap_or("unknown")
+        ))),
+    }
 }
 
 /// Makes `pg_wal` a link to `location`, which is built at `building`.

@@ -221,6 +221,12 @@ pub struct RestorePlan {
     pub owner: Option<Owner>,
     /// How far the server will recover.
     pub recovery: RecoveryTarget,
+    /// The archive lacks a segment in the middle of what it has, and recovery ends there; also among the warnings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<String>,
+    /// The system identifier that the data directory must have, if the backup says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_id: Option<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// How the backup was chosen.
@@ -307,6 +313,8 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
         },
         owner: request.owner,
         recovery,
+        gap: followed.gap,
+        system_id: info.systemid.clone(),
         target,
         major,
     })

@@ -27,6 +27,8 @@ pub(super) struct Followed {
     pub(super) timeline: TargetTimeline,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
+    /// The archive goes on behind a segment that it lacks; also among the warnings.
+    pub(super) gap: Option<String>,
 }
 
 /// The way from the end of a backup along one timeline, and the archive beside it.
@@ -100,7 +102,7 @@ impl<'a> Way<'a> {
 /// `precondition` where that would be a guess, or would silently leave WAL behind; each names the numbers to choose from.
 pub(super) fn follow(input: &PlanInput<'_>) -> Result<Followed> {
     let asked = input.request.recovery.timeline;
-    let Some(way) = Way::of(input) else { return Ok(Followed { timeline: asked, warnings: Vec::new() }) };
+    let Some(way) = Way::of(input) else { return Ok(Followed { timeline: asked, warnings: Vec::new(), gap: None }) };
     let chosen = matches!(asked, TargetTimeline::Current | TargetTimeline::Id(_));
     reachable(input, &way, asked)?;
     let mut warnings = Vec::new();
@@ -115,9 +117,10 @@ pub(super) fn follow(input: &PlanInput<'_>) -> Result<Followed> {
     if !chosen {
         left_behind(input, &way, &mut warnings)?;
     }
-    warnings.extend(gap(&way));
+    let gap = gap(&way);
+    warnings.extend(gap.clone());
     warnings.extend(out_of_reach(input, &way));
-    Ok(Followed { timeline: written(input, &way), warnings })
+    Ok(Followed { timeline: written(input, &way), warnings, gap })
 }
 
 /// The timeline has to be in the archive, and to go on from the backup.
@@ -335,6 +338,12 @@ fn out_of_reach(input: &PlanInput<'_>, way: &Way<'_>) -> Option<String> {
         TargetPoint::Name(name) => Some(format!(
             "nobody knows whether the archive has a restore point {name:?} before its WAL is read: if it has not, {then}"
         )),
+        TargetPoint::Immediate if Segment::offset(way.end, way.size) == 0 => {
+            let next = Segment::of(way.end, way.own, way.size);
+            let there = way.segments.get(&way.own).is_some_and(|have| have.contains(&next));
+            let said = format!("the backup ends with a segment, and the archive has no {next}");
+            (!there).then(|| format!("{said}: PostgreSQL looks there for the end of the backup, and {then}"))
+        }
         TargetPoint::EndOfWal | TargetPoint::Immediate | TargetPoint::Lsn(_) => None,
     }
 }
@@ -439,7 +448,7 @@ mod tests {
     fn the_number_that_was_seen_is_written_and_a_standby_goes_on_asking() {
         let alone = archive(&[("1 2", 1), ("1 3", 2)], &[]);
         let followed = asked(&alone, RecoveryTarget::default(), false).unwrap();
-        assert_eq!(followed, Followed { timeline: TargetTimeline::Id(Timeline(1)), warnings: vec![] });
+        assert_eq!(followed, Followed { timeline: TargetTimeline::Id(Timeline(1)), warnings: vec![], gap: None });
         assert_eq!(asked(&alone, RecoveryTarget::default(), true).unwrap().timeline, TargetTimeline::Default);
         let nobody_looked = ArchiveFacts::default();
         let elsewhere = on(TargetTimeline::Id(Timeline(7)));
@@ -451,7 +460,7 @@ mod tests {
         // The old primary ended within segment 4; the new one has copied that.
         let failover = archive(&[("1 2", 1), ("1 3", 2), ("2 4", 5), ("2 5", 6)], &[(2, TWO, 4)]);
         let followed = asked(&failover, RecoveryTarget::default(), false).unwrap();
-        assert_eq!(followed, Followed { timeline: TargetTimeline::Id(Timeline(2)), warnings: vec![] });
+        assert_eq!(followed, Followed { timeline: TargetTimeline::Id(Timeline(2)), warnings: vec![], gap: None });
         // It had archived segment 4 before.
         let whole = archive(&[("1 2", 1), ("1 3", 2), ("1 4", 3), ("2 4", 5)], &[(2, TWO, 4)]);
         assert_eq!(asked(&whole, RecoveryTarget::default(), false).unwrap().warnings, Vec::<String>::new());
@@ -480,7 +489,7 @@ mod tests {
         );
         for number in [1, 2] {
             let timeline = TargetTimeline::Id(Timeline(number));
-            assert_eq!(asked(&clone, on(timeline), false).unwrap(), Followed { timeline, warnings: vec![] });
+            assert_eq!(asked(&clone, on(timeline), false).unwrap(), Followed { timeline, warnings: vec![], gap: None });
         }
         // Nothing is lost up to where they part.
         for point in [TargetPoint::Lsn(Lsn(0x480_0000)), TargetPoint::Immediate] {
@@ -507,7 +516,7 @@ mod tests {
         // A clone of before the backup is nobody's business.
         let early = archive(&[("1 2", 1), ("2 2", 9)], &[(2, "1\t0/2000050\tx\n", 4)]);
         let own = asked(&early, on(TargetTimeline::Current), false).unwrap();
-        assert_eq!(own, Followed { timeline: TargetTimeline::Current, warnings: vec![] });
+        assert_eq!(own, Followed { timeline: TargetTimeline::Current, warnings: vec![], gap: None });
         assert_eq!(asked(&early, to(TargetPoint::Immediate), false).unwrap().timeline, TargetTimeline::Id(Timeline(1)));
     }
 

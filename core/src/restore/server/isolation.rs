@@ -20,7 +20,7 @@ pub(super) const SESSION: &str = "-c session_preload_libraries= -c local_preload
      -c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
      -c default_transaction_read_only=off -c default_transaction_deferrable=off -c client_min_messages=warning \
      -c log_statement=none -c log_duration=off -c standard_conforming_strings=on -c row_security=on \
-     -c client_encoding=UTF8 -c bytea_output=hex -c datestyle=ISO";
+     -c bytea_output=hex -c datestyle=ISO";
 
 /// As [`SESSION`], for the statements of the user: with the `search_path` that the database gives.
 pub(super) fn session_of_the_user() -> String {

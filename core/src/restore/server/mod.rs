@@ -331,5 +331,7 @@ fn is_noise(line: &str) -> bool {
     line.contains("the database system is starting up")
         || line.contains("not yet accepting connections")
         || line.contains("the database system is not accepting connections")
+        || line.contains("the database system is in recovery mode")
+        || line.contains("the database system is shutting down")
         || line.contains("Hot standby mode is disabled")
 }

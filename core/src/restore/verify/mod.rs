@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use self::run::Run;
 
 use crate::catalog::Chosen;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
 use crate::restore::devices::{DeviceFacts, carry_out, look_at, throw_away};
@@ -39,7 +39,7 @@ use crate::restore::pgdata::remove_any;
 use crate::restore::plan::{
     ArchiveFacts, DeviceWishes, Owner, PlanInput, RestorePlan, RestoreRequest, places_to_look_at, plan,
 };
-use crate::restore::proof::{Outcome, PROOF_VERSION, Proof, SqlCheck};
+use crate::restore::proof::{Check, Outcome, PROOF_VERSION, Proof, SqlCheck};
 use crate::restore::provision::{Restored, Tools, millis};
 use crate::restore::server::Binaries;
 use crate::restore::settings::{Purpose, Setting, WalSource, shell_quoted};
@@ -66,6 +66,8 @@ pub struct VerifyOptions {
     pub bin_dir: Option<PathBuf>,
     /// How far to recover.
     pub depth: VerifyDepth,
+    /// To the end of the WAL: along which timeline, as for a restore.
+    pub timeline: TargetTimeline,
     /// A superuser to connect as. By default those that usually exist are tried; if none does, one is made in the throw-away
     /// server.
     pub user: Option<String>,
@@ -93,6 +95,7 @@ impl Default for VerifyOptions {
             work_dir: None,
             bin_dir: None,
             depth: VerifyDepth::default(),
+            timeline: TargetTimeline::default(),
             user: None,
             sql: Vec::new(),
             settings: Vec::new(),
@@ -164,8 +167,12 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
     };
     let wal = wal_source(&input, &home);
     let request = request(&input, &mut work, &home, wal)?;
-    let plan = make_plan(&input, &request, tools)?;
-    crate::restore::space::check(&plan, tools).await?;
+    let planned = async {
+        let plan = make_plan(&input, &request, tools)?;
+        crate::restore::space::check(&plan, tools).await?;
+        Ok(plan)
+    };
+    let planned: Result<RestorePlan> = planned.await;
 
     let mut proof = Proof {
         version: PROOF_VERSION,
@@ -177,13 +184,25 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
         duration_ms: 0,
         engine: format!("barman-snap {}", env!("CARGO_PKG_VERSION")),
         postgres: binaries.version.clone(),
-        target: plan.recovery.to_string(),
+        target: target_in_words(&input, &request),
         reached: None,
         bytes_copied: None,
         checks: Vec::new(),
         sql: Vec::new(),
         log: Vec::new(),
         chosen: input.options.chosen.clone(),
+    };
+    let plan = match planned {
+        Ok(plan) => plan,
+        // What the backup lacks: that is what a verification is for.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            let detail = error.chain();
+            proof.checks.push(Check { name: "restore".to_owned(), outcome: Outcome::Failed, detail, duration_ms: 0 });
+            work.clean()?;
+            proof.finished_at = tools.clock.now();
+            return Ok(proof);
+        }
+        Err(error) => return Err(error),
     };
     let mut restored = None;
     let worked = Run { input, tools, binaries, plan, home, proof: &mut proof, restored: &mut restored }.run().await;
@@ -197,6 +216,16 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
     proof.finished_at = tools.clock.now();
     proof.duration_ms = millis(tools.clock.monotonic().saturating_sub(started));
     Ok(proof)
+}
+
+/// How far the server recovers, as a user would say it.
+fn target_in_words(input: &VerifyInput<'_>, request: &RestoreRequest) -> String {
+    match input.options.depth {
+        VerifyDepth::Consistency => {
+            RecoveryTarget { point: TargetPoint::Immediate, ..request.recovery.clone() }.to_string()
+        }
+        VerifyDepth::EndOfWal => request.recovery.to_string(),
+    }
 }
 
 /// Unmounts, detaches and deletes the volumes of a throw-away restore.
@@ -231,13 +260,18 @@ fn request(input: &VerifyInput<'_>, work: &mut Workplace, home: &Path, wal: WalS
         None => request.tablespaces = tablespaces_beside(input, work)?,
     }
     request.recovery = match input.options.depth {
+        // Only the WAL of the backup is there, and its end is the target. PostgreSQL would look for consistency in the record
+        // behind it, and a backup that ends with a segment has none there.
+        VerifyDepth::Consistency if fetches_itself(input) => {
+            RecoveryTarget { timeline: TargetTimeline::Current, ..RecoveryTarget::default() }
+        }
         // The timeline of the backup: a later one may have branched off before the backup, and would be an error.
         VerifyDepth::Consistency => RecoveryTarget {
             point: TargetPoint::Immediate,
             timeline: TargetTimeline::Current,
             ..RecoveryTarget::default()
         },
-        VerifyDepth::EndOfWal => RecoveryTarget::default(),
+        VerifyDepth::EndOfWal => RecoveryTarget { timeline: input.options.timeline, ..RecoveryTarget::default() },
     };
     request.purpose = Some(Purpose::Clone);
     request.owner = input.options.owner;

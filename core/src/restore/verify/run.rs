@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::strays;
-use super::{VerifyInput, fetches_itself};
+use super::{VerifyDepth, VerifyInput, fetches_itself};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, Timeline};
 use crate::restore::plan::RestorePlan;
@@ -198,7 +198,10 @@ impl Run<'_> {
         };
         let wanted = self.input.info.systemid.clone().unwrap_or_else(|| reached.system_id.clone());
         let (lsn, end) = (reached.lsn, self.input.info.end_xlog.unwrap_or(reached.lsn));
-        let verdict = if wanted != reached.system_id {
+        let gap = self.plan.gap.clone().filter(|_| self.input.options.depth == VerifyDepth::EndOfWal);
+        let verdict = if let Some(gap) = gap {
+            Verdict::Bad(gap)
+        } else if wanted != reached.system_id {
             Verdict::Bad(format!("system identifier {}, the backup has {wanted}", reached.system_id))
         } else if lsn < end && !self.input.record.from_standby {
             // A backup of a standby ends where its pg_control says, which may be before what pg_backup_stop returned.
@@ -249,16 +252,19 @@ impl Run<'_> {
         for statement in names(server.query_anywhere(closed).await?) {
             server.query_anywhere(&statement).await?;
         }
-        // PostgreSQL 17 and later have all of them off by a setting.
-        if self.plan.major < 17 {
-            let open = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2";
-            for database in names(server.query_anywhere(open).await?) {
-                self.tools.go_on()?;
-                let always = "SELECT format('ALTER EVENT TRIGGER %I DISABLE', evtname) FROM pg_event_trigger \
-                              WHERE evtenabled = 'A'";
-                for statement in names(server.query_as_check(&database, always).await?) {
-                    server.query_as_check(&database, &statement).await?;
-                }
+        let open = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2";
+        for database in names(server.query_anywhere(open).await?) {
+            self.tools.go_on()?;
+            let always = "SELECT format('ALTER EVENT TRIGGER %I DISABLE', evtname) FROM pg_event_trigger \
+                          WHERE evtenabled = 'A'";
+            // The message of a database that cannot be opened does not name it.
+            let of = |error: Error| {
+                Error::new(error.kind(), format!("database {database:?}: {}", error.message())).with_source(error)
+            };
+            let statements = names(server.query_as_check(&database, always).await.map_err(of)?);
+            // PostgreSQL 17 and later have all of them off by a setting.
+            for statement in statements.iter().filter(|_| self.plan.major < 17) {
+                server.query_as_check(&database, statement).await?;
             }
         }
         Ok(names(server.query_anywhere("SELECT datname FROM pg_database WHERE datconnlimit = -2").await?))
@@ -314,7 +320,11 @@ impl Run<'_> {
             Err(error)
                 if matches!(
                     error.kind(),
-                    ErrorKind::Cancelled | ErrorKind::InvalidInput | ErrorKind::Internal | ErrorKind::Exhausted
+                    ErrorKind::Cancelled
+                        | ErrorKind::InvalidInput
+                        | ErrorKind::Internal
+                        | ErrorKind::Exhausted
+                        | ErrorKind::Unavailable
                 ) =>
             {
                 return Err(error);
