@@ -224,7 +224,7 @@ fn in_place_the_wal_stays_on_its_own_disk_and_the_old_wal_is_kept() {
         std::path::PathBuf::from(of.next().expect("it is named")["to"].as_str().expect("a path"))
     };
     assert_eq!(fs::read_dir(aside(&wal)).expect("it is there").count(), segments, "the old WAL");
-    assert_eq!(fs::read_link(aside(&cluster.data()).join("pg_wal")).expect("a link"), aside(&wal), "the old link");
+    assert_eq!(fs::read_link(aside(cluster.data()).join("pg_wal")).expect("a link"), aside(&wal), "the old link");
     cluster.start();
     wait_until_promoted(cluster);
     assert_eq!(cluster.sql("SELECT count(*) FROM kept"), "1000");
