@@ -41,6 +41,7 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
         write: vec![file("recovery.signal", ""), file("backup_label", "LABEL: x\n")],
         purpose: Purpose::Clone,
         because: None,
+        note: None,
         config: ConfigPlan {
             hba: Some("/etc/pg_hba.conf".into()),
             saved: [("/etc/pg_hba.conf".into(), b"new".to_vec())].into(),

@@ -151,8 +151,9 @@ fn a_plan_reads_well_and_round_trips_as_json() {
     let plan = case.plan().unwrap();
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<RestorePlan>(&json).unwrap(), plan);
-    insta::assert_snapshot!(plan.to_string(), @r"
+    insta::assert_snapshot!(plan.to_string(), @r#"
     restore of backup 20260529T095900 (PostgreSQL 15) to /new/data
+    as a replacement
     recover up to and including 0/A000200 on timeline 1, then promote
       copy     pg (data) -> /new/data
       copy     ts (one) -> /new/one
@@ -165,13 +166,14 @@ fn a_plan_reads_well_and_round_trips_as_json() {
       write    recovery.signal (0 bytes)
       write    backup_label (62 bytes)
       set      restore_command = /usr/bin/barman-snap wal-restore --new-tablespaces inside /cat main %f %p || exit $(($? == 1 ? 1 : 255))
+      set      recovery_end_command = sed -i -E "s/^(recovery_target(_time|_lsn|_xid|_name)?) *=.*/\1 = ''/;s/^(recovery_target_timeline) *=.*/\1 = 'latest'/;s/^(recovery_target_action) *=.*/\1 = 'pause'/" postgresql.auto.conf
       set      recovery_target_lsn = 0/A000200
       set      recovery_target_inclusive = on
       set      recovery_target_timeline = 1
       set      recovery_target_action = promote
       set      allow_in_place_tablespaces = on
-    warning: the restored server keeps the archive_command of the original and will archive its new timeline with it; turn archiving off if it is a clone
-    ");
+    warning: this server takes the place of the original: it archives with the archive_command of the original, and its subscriptions go on; if the original lives, restore with --clone
+    "#);
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub(crate) async fn run(common: &Common, args: RestoreArgs) -> Result<Exit> {
                 plan.purpose.as_str()
             ));
         }
+        plan.note.iter().for_each(|note| output::note(note));
         for warning in &plan.warnings {
             output::note(&format!("warning: {warning}"));
         }

@@ -206,6 +206,9 @@ pub struct RestorePlan {
     /// Why, if nobody has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
+    /// What that means: what is switched off, and how to switch it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// What is known of the configuration beforehand; what leads out of the directory is changed where it is found.
     pub config: ConfigPlan,
     /// What will be changed in the configuration, as far as that can be seen beforehand.
@@ -301,6 +304,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
         write: files(&input, &placed, purpose)?,
         purpose,
         because,
+        note: (purpose == Purpose::Clone).then(|| CLONE_NOTE.to_owned()),
         config,
         configuration: Vec::new(),
         warnings,
@@ -442,13 +446,12 @@ fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed
         ));
     }
     match purpose {
-        Purpose::Clone => warnings.push(CLONE_NOTE.to_owned()),
         Purpose::Replacement => warnings.push(
             "this server takes the place of the original: it archives with the archive_command of the original, and its \
              subscriptions go on; if the original lives, restore with --clone"
                 .to_owned(),
         ),
-        Purpose::Standby => {}
+        Purpose::Clone | Purpose::Standby => {}
     }
     if record.wal_external {
         warnings.push(

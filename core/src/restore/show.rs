@@ -15,6 +15,9 @@ impl fmt::Display for RestorePlan {
             Some(because) => writeln!(f, "as a {}, because {because}", self.purpose.as_str())?,
             None => writeln!(f, "as a {}", self.purpose.as_str())?,
         }
+        if let Some(note) = &self.note {
+            writeln!(f, "{note}")?;
+        }
         writeln!(f, "recover {}", self.recovery)?;
         for one in &self.set_aside {
             writeln!(f, "  keep     {} as {}", one.from.display(), one.to.display())?;

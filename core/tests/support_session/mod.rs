@@ -45,6 +45,7 @@ impl House {
             std::fs::write(place.join("sub/file"), place.to_str().unwrap()).unwrap();
         }
         std::fs::create_dir(roots[0].join("global")).unwrap();
+        std::fs::create_dir(roots[2].join("PG_17_202406281")).unwrap();
         std::fs::write(roots[0].join("global/pg_control"), "control").unwrap();
         std::os::unix::fs::symlink(&roots[1], roots[0].join("pg_wal")).unwrap();
         let location = roots[2].to_str().unwrap().to_owned();

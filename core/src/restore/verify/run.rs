@@ -10,7 +10,7 @@ use super::strays;
 use super::{VerifyDepth, VerifyInput, fetches_itself};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, Timeline};
-use crate::restore::plan::RestorePlan;
+use crate::restore::plan::{ArchiveFacts, RestorePlan};
 use crate::restore::proof::{Check, Outcome, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
 use crate::restore::provision::{RestoreEvent, Restored, Tools, blocking, millis, provision};
 use crate::restore::server::{Binaries, PrivateServer, ServerSpec, check_checksums, configured};
@@ -91,6 +91,10 @@ impl Run<'_> {
         let size = info.xlog_segment_size.unwrap_or(SegmentSize::DEFAULT);
         for segment in Segment::needed(begin, end, timeline, size) {
             self.tools.go_on()?;
+            // Seen in the list of the archive: that is no failure to look.
+            if lacks(self.input.archive, &segment) {
+                return Err(Error::not_found(format!("the archive lacks {segment}, which the backup needs")));
+            }
             let file = directory.join(segment.to_string());
             reader.fetch(&segment.to_string(), &file).await?;
             // The server may run as another user; the directory above has no list of names for anybody else.
@@ -351,6 +355,10 @@ const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_control_system(
 
 /// The message of ENOSPC, which PostgreSQL prints with `%m`; its messages are in English here.
 const NO_SPACE: &str = "No space left on device";
+
+fn lacks(archive: &ArchiveFacts, segment: &Segment) -> bool {
+    archive.segments.as_ref().is_some_and(|have| !have.contains(&segment.to_string()))
+}
 
 fn out_of_space() -> Error {
     Error::new(ErrorKind::Exhausted, "the verification has run out of space")
