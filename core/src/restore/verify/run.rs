@@ -51,7 +51,9 @@ impl Run<'_> {
         let mut server = PrivateServer::start(self.server_spec(hba)).await?;
         let go_on = || self.tools.go_on();
         let open = server.wait_until_open(self.input.options.recovery_limit, self.tools.clock, &go_on).await;
-        let open = open.map(|()| Verdict::Good("the server has reached consistency and opened".to_owned()));
+        let open = open
+            .map(|()| Verdict::Good("the server has reached consistency and opened".to_owned()))
+            .or_else(|error| self.about_wal(error));
         let worked = match self.end("recovery", at, open) {
             Ok(true) => self.examine(&mut server).await,
             other => other.map(|_| ()),
@@ -73,6 +75,17 @@ impl Run<'_> {
         let said = format!("{} pieces, {} files removed", restored.volumes.len(), restored.prepared.removed);
         *self.restored = Some(restored);
         Ok(Verdict::Good(said))
+    }
+
+    /// PostgreSQL does not name the WAL that it could not read, only that it ended too early.
+    fn about_wal(&self, error: Error) -> Result<Verdict> {
+        let info = self.input.info;
+        match (&info.begin_wal, &info.end_wal) {
+            (Some(begin), Some(end)) if error.message().contains("WAL ends before") => {
+                Ok(Verdict::Bad(format!("{} (the WAL of the backup is {begin} to {end})", error.message())))
+            }
+            _ => Err(error),
+        }
     }
 
     /// The segments of the backup, and the history of its timeline if it has one.
