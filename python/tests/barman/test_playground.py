@@ -96,7 +96,7 @@ def test_the_story_is_told_to_its_end(door: Path) -> None:
     # The same facts in the same shape.
     for fact in ("Server Name", "System Id", "Status", "PGDATA directory", "Begin WAL", "End WAL", "Begin LSN", "End LSN"):
         assert re.search(rf"^ +{fact} +: \S", second, re.MULTILINE) and re.search(rf"^ +{fact} +: \S", third, re.MULTILINE), fact
-    assert "6 checks passed" in third
+    assert "7 checks passed" in third
 
     running = subprocess.run(["pgrep", "-f", str(door)], capture_output=True, text=True, check=False).stdout.split()
     assert running, "the servers go on after the story"
