@@ -382,7 +382,11 @@ async fn a_good_backup_is_proven_and_nothing_is_left() {
         assert!(proof.postgres.contains(&format!("(PostgreSQL) {major}")), "{}", proof.postgres);
         let catalog = world.catalog().await;
         let key = store_proof(&catalog, &proof).await.unwrap();
-        assert_eq!(key, format!("main/proofs/20260529T095900/{}.json", proof.stamp()));
+        assert_eq!(key, format!("main/proofs/20260529T095900/{}.json", proof.stamp(0)));
+        // Another one of the same second is kept as well.
+        let other = Proof { duration_ms: proof.duration_ms + 1, ..proof.clone() };
+        let second = store_proof(&catalog, &other).await.unwrap();
+        assert_eq!(second, format!("main/proofs/20260529T095900/{}.json", proof.stamp(1)));
         let (stored, _) = catalog.space().get(&key).await.unwrap().unwrap();
         assert_eq!(Proof::parse(std::str::from_utf8(&stored).unwrap()).unwrap(), proof);
         world.assert_clean();

@@ -100,15 +100,24 @@ impl WalReader for WalArchive {
     }
 }
 
-/// Stores a proof in the catalog and returns its key.
+/// How many keys, a second apart, are tried when others are taken.
+const PROOF_ATTEMPTS: i64 = 120;
+
+/// Stores a proof in the catalog and returns its key. Where another verification of the same backup began in the same second, its
+/// key has the next free one: what a proof is worth does not depend on it.
 ///
 /// # Errors
-/// `conflict` when another verification of the same backup began in the same second.
+/// Those of the store; `conflict` when many verifications of one backup are made at once.
 pub async fn store_proof(catalog: &Catalog, proof: &Proof) -> Result<String> {
-    let key = catalog.layout().proof(&proof.backup_id, &proof.stamp())?;
-    match catalog.space().put_new(&key, proof.to_json()?).await? {
-        PutNew::Created => Ok(key),
-        PutNew::Exists(bytes) if bytes == proof.to_json()? => Ok(key),
-        PutNew::Exists(_) => Err(Error::new(ErrorKind::Conflict, format!("there is another proof at {key}"))),
+    let json = proof.to_json()?;
+    for later in 0..PROOF_ATTEMPTS {
+        let key = catalog.layout().proof(&proof.backup_id, &proof.stamp(later))?;
+        match catalog.space().put_new(&key, json.clone()).await? {
+            PutNew::Created => return Ok(key),
+            PutNew::Exists(bytes) if bytes == json => return Ok(key),
+            PutNew::Exists(_) => {}
+        }
     }
+    let message = format!("no free key for a proof of backup {} near {}", proof.backup_id, proof.stamp(0));
+    Err(Error::new(ErrorKind::Conflict, message).with_hint("are many verifications being started at once?"))
 }

@@ -123,9 +123,9 @@ pub struct SqlResult {
 }
 
 impl Proof {
-    /// The name of the object: `20260529T101500Z`, the time at which the verification began.
-    pub fn stamp(&self) -> String {
-        self.started_at.format("%Y%m%dT%H%M%SZ").to_string()
+    /// The name of the object: `20260529T101500Z`, the time at which the verification began, or so many seconds `later`.
+    pub fn stamp(&self, later: i64) -> String {
+        (self.started_at + chrono::TimeDelta::seconds(later)).format("%Y%m%dT%H%M%SZ").to_string()
     }
 
     /// The object as it is stored: JSON with a newline at its end.
