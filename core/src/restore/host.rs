@@ -142,6 +142,16 @@ pub(super) fn running(pgdata: &Path) -> Result<Option<u32>> {
     Ok(number.filter(|number| Path::new("/proc").join(number.to_string()).exists()))
 }
 
+/// The process of `postmaster.pid`, if it lives and works in this very directory. A copy has the `postmaster.pid` of the original.
+pub(super) fn served_by(pgdata: &Path) -> Result<Option<u32>> {
+    let meta = match fs::metadata(pgdata) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("look at", pgdata, error)),
+    };
+    Ok(running(pgdata)?.filter(|process| works_in(*process, &meta)))
+}
+
 /// Whether the directory is the working directory of a process; when that cannot be seen, it is.
 fn works_in(process: u32, directory: &fs::Metadata) -> bool {
     match fs::metadata(format!("/proc/{process}/cwd")) {

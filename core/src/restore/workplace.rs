@@ -169,7 +169,7 @@ fn is_abandoned(directory: &Path) -> bool {
     // Without a lock it is just being made, or of an older version.
     let Ok(lock) = openat(CWD, directory.join(LOCK), flags, Mode::empty()) else { return false };
     let free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-    let quiet = |data: PathBuf| super::host::running(&data).is_ok_and(|process| process.is_none());
+    let quiet = |data: PathBuf| super::host::served_by(&data).is_ok_and(|process| process.is_none());
     free && quiet(directory.join("data")) && mounted_below(directory).is_ok_and(|mounts| mounts.is_empty())
 }
 
@@ -211,4 +211,32 @@ fn candidates(record: &EngineRecord, original: &Path) -> Vec<PathBuf> {
     }
     places.push(std::env::temp_dir());
     places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_verification_left_is_removed_and_what_another_one_holds_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = |name: &str| {
+            let path = place.path().join(name);
+            fs::create_dir_all(path.join("data")).unwrap();
+            // As it is copied from a running original, before it is prepared.
+            fs::write(path.join("data/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+            path
+        };
+        let [killed, held, young, other] =
+            [format!("{PREFIX}killed"), format!("{PREFIX}held"), format!("{PREFIX}young"), "mine".to_owned()]
+                .map(|name| directory(&name));
+        for path in [&killed, &other] {
+            File::create(path.join(LOCK)).unwrap();
+        }
+        let lock = File::create(held.join(LOCK)).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        remove_leftovers(place.path());
+        let there = [&killed, &held, &young, &other].map(|path| path.exists());
+        assert_eq!(there, [false, true, true, true]);
+    }
 }
