@@ -191,7 +191,7 @@ async fn a_copy_that_failed_leaves_the_complete_snapshots_to_recover() {
     let error = session.run().await.unwrap_err();
     assert!(error.to_string().contains("the copy snap-2 failed: no such key"), "{error}");
     let hint = error.hint().unwrap();
-    assert!(hint.starts_with("its snapshots are complete; mend the cause, then run `barman-snap recover`"), "{hint}");
+    assert!(hint.starts_with("its snapshots are complete; fix the cause, then run `barman-snap recover`"), "{hint}");
     assert_eq!((session.phase(), place.provider.existing().len()), (Phase::Finishing, 2));
     drop(session);
     place.recover().await;

@@ -90,7 +90,7 @@ pub fn resolve(text: &str, entries: &[CatalogEntry]) -> Result<Chosen> {
             "which backup is the last cannot be told: the backup.info of {}, which is newer than {id}, cannot be read",
             unreadable.id
         ))
-        .with_hint(format!("mend it, or choose by an id: {id} is the newest complete one that can be read")));
+        .with_hint(format!("fix it, or choose by an id: {id} is the newest complete one that can be read")));
     }
     // A backup that is complete has not failed, which needs no word.
     let passed_over = nearer.into_iter().filter(|entry| !complete(entry)).map(passed_over).collect();

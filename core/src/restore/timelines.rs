@@ -333,10 +333,10 @@ fn out_of_reach(input: &PlanInput<'_>, way: &Way<'_>) -> Option<String> {
             (*time > last).then(|| format!("{said}: if there is no later commit, {then}"))
         }
         TargetPoint::Xid(xid) => Some(format!(
-            "nobody knows whether the archive has transaction {xid} before its WAL is read: if it has not, {then}"
+            "whether the archive has transaction {xid} is only known once its WAL is read: if not, {then}"
         )),
         TargetPoint::Name(name) => Some(format!(
-            "nobody knows whether the archive has a restore point {name:?} before its WAL is read: if it has not, {then}"
+            "whether the archive has a restore point {name:?} is only known once its WAL is read: if not, {then}"
         )),
         TargetPoint::Immediate if Segment::offset(way.end, way.size) == 0 => {
             let next = Segment::of(way.end, way.own, way.size);

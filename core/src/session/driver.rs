@@ -368,7 +368,7 @@ impl Driver {
                 let complete = if step == Step::Secure { "its snapshots are complete; " } else { "" };
                 let first = match error.hint() {
                     Some(hint) => format!("{hint}; then "),
-                    None if step == Step::Secure => "mend the cause, then ".to_owned(),
+                    None if step == Step::Secure => "fix the cause, then ".to_owned(),
                     None => String::new(),
                 };
                 error.with_hint(format!("{complete}{first}run `barman-snap recover` to complete backup {id}"))
@@ -386,7 +386,7 @@ impl Driver {
                 if let Err(journal) = self.append(Record::Stuck { reason }).await {
                     tracing::error!(error = journal.chain(), "that the session is stuck could not be written down");
                 }
-                error.with_hint("mend the cause, then run `barman-snap recover`")
+                error.with_hint("fix the cause, then run `barman-snap recover`")
             }
         }
     }
