@@ -33,7 +33,7 @@ pub(super) struct Workplace {
 }
 
 /// What the names of the directories begin with.
-pub(super) const PREFIX: &str = "barman-snap-verify-";
+const PREFIX: &str = "barman-snap-verify-";
 
 /// The lock file in a directory.
 const LOCK: &str = "lock";

@@ -35,7 +35,6 @@ use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
 use crate::restore::devices::{DeviceFacts, carry_out, look_at, throw_away};
 use crate::restore::host::look;
-use crate::restore::pgdata::remove_any;
 use crate::restore::plan::{
     ArchiveFacts, DeviceWishes, Owner, PlanInput, RestorePlan, RestoreRequest, places_to_look_at, plan,
 };
@@ -305,19 +304,4 @@ fn make_plan(input: &VerifyInput<'_>, request: &RestoreRequest, tools: Tools<'_>
         devices: input.devices,
         now: tools.clock.now(),
     })
-}
-
-/// Removes the throw-away directories of a verification whose process was killed.
-///
-/// # Errors
-/// Those of the file system; a directory that is not named like one of ours is `invalid_input`.
-pub fn remove_leftover(directory: &Path) -> Result<bool> {
-    let ours = directory
-        .file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(crate::restore::workplace::PREFIX));
-    if !ours {
-        return Err(Error::invalid(format!("{} is not a directory of a verification", directory.display())));
-    }
-    remove_any(directory)
 }
