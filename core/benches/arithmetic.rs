@@ -66,8 +66,13 @@ fn recovery(criterion: &mut Criterion) {
         let (states, _) = house.engine().build().sessions().await.unwrap();
         states.into_iter().next().unwrap()
     });
-    let facts =
-        Facts { owner: Liveness::Dead, silent_s: 600, found: vec!["a".into(), "b".into()], catalog: CatalogFact::Ours };
+    let facts = Facts {
+        owner: Liveness::Dead,
+        silent_s: 600,
+        found: vec!["a".into(), "b".into()],
+        unseen: None,
+        catalog: CatalogFact::Ours,
+    };
     criterion.bench_function("decision of recovery", |bencher| {
         bencher.iter(|| decide(black_box(&state), black_box(&facts), Wishes::default()));
     });

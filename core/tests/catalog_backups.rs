@@ -21,7 +21,7 @@ use barman_snap::provider::{
     Ticket, Volume, VolumeSelection,
 };
 use barman_snap::{Error, ErrorKind, Result};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 fn id(text: &str) -> BackupId {
     text.parse().unwrap()
@@ -170,7 +170,7 @@ async fn a_wrong_url_or_server_name_is_refused() {
 
 fn request(ids: &[&str], minimum_redundancy: u32) -> DeleteRequest {
     let ids = ids.iter().map(|text| id(text)).collect();
-    DeleteRequest { selection: Selection::Backups(ids), minimum_redundancy, even_started: false }
+    DeleteRequest { selection: Selection::Backups(ids), minimum_redundancy, even_started: false, snapshots_gone: false }
 }
 
 /// A plan for which the provider has nothing against it.
@@ -252,15 +252,18 @@ async fn deleting_takes_all_of_a_backup_in_order_and_the_wal_that_nobody_needs()
     1 WAL file: pg1/wals/0000000100000000/000000010000000000000009
     ");
     assert_eq!(catalog.list().await.unwrap().len(), 2, "a plan changes nothing");
-    assert_eq!(catalog.carry_out(&plan, &Nobody).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        catalog.carry_out(&plan, &Nobody, DateTime::UNIX_EPOCH).await.unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
 
     let provider = Arc::new(Deleter { broken: Mutex::new(true), deleted: Mutex::default() });
     let pool = ProviderPool::new(provider.clone(), Arc::new(Nobody));
-    catalog.carry_out(&plan, &pool).await.unwrap_err();
+    catalog.carry_out(&plan, &pool, DateTime::UNIX_EPOCH).await.unwrap_err();
     assert!(catalog.read(&id(A)).await.is_ok(), "what is left is still named");
     *provider.broken.lock().unwrap() = false;
     for _ in 0..2 {
-        catalog.carry_out(&plan, &pool).await.unwrap();
+        catalog.carry_out(&plan, &pool, DateTime::UNIX_EPOCH).await.unwrap();
     }
     assert_eq!(provider.deleted.lock().unwrap()[0], format!("snap-{A}"));
     let keys: Vec<_> = catalog.space().list("").await.unwrap().into_iter().map(|object| object.key).collect();

@@ -82,12 +82,17 @@ impl Place {
 }
 
 fn of(id: &BackupId) -> DeleteRequest {
-    DeleteRequest { selection: Selection::Backups(vec![id.clone()]), minimum_redundancy: 0, even_started: false }
+    DeleteRequest {
+        selection: Selection::Backups(vec![id.clone()]),
+        minimum_redundancy: 0,
+        even_started: false,
+        snapshots_gone: false,
+    }
 }
 
 fn redundancy(n: u32) -> DeleteRequest {
     let selection = Selection::Obsolete(RetentionPolicy::Redundancy(n));
-    DeleteRequest { selection, minimum_redundancy: 0, even_started: false }
+    DeleteRequest { selection, minimum_redundancy: 0, even_started: false, snapshots_gone: false }
 }
 
 async fn delete(engine: &Engine, request: &DeleteRequest) -> Result<DeletePlan> {
@@ -179,11 +184,11 @@ async fn snapshots_on_another_host_are_not_given_up_and_the_host_is_named() {
     let engine = house.engine().build();
     let key = engine.catalog().layout().backup_info(&id);
     engine.catalog().space().put(&key, "garbage").await.unwrap();
-    house.edit_plan(&id, |plan| plan["instance"]["name"] = "another".into()).await;
+    house.edit_old_plan(&id, |plan| plan["instance"]["name"] = "another".into()).await;
     house.hide_snapshots(true);
     let error = engine.plan_delete(&of(&id)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Precondition);
-    assert!(error.to_string().contains("host another"), "{error}");
+    assert!(error.chain().contains("host another"), "{}", error.chain());
     // The disk was moved here: the snapshots themselves say so.
     house.hide_snapshots(false);
     delete(&engine, &of(&id)).await.unwrap();

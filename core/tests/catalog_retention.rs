@@ -21,6 +21,7 @@ fn backup(days: i64, status: BackupStatus, begin: u32) -> BackupFacts {
         keep: None,
         begin: Some(segment(1, begin)),
         end: Some(segment(1, begin + 1)),
+        deletion_begun: false,
     }
 }
 

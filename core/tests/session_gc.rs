@@ -71,12 +71,22 @@ async fn forgotten(house: &House) -> BackupId {
     session.backup_id().clone()
 }
 
+#[tokio::test]
+async fn a_host_that_was_renamed_sees_what_lies_on_its_own_file_systems() {
+    let house = House::new();
+    let id = forgotten(&house).await;
+    house.edit_plan(&id, |plan| plan["instance"]["name"] = "another".into()).await;
+    let plan = house.engine().build().plan_gc(&AT_ONCE).await.unwrap();
+    assert_eq!(plan.journals, [id], "{plan}");
+}
+
 /// The journal stays, and the plan says why in one line, as text and as JSON; `apply` obeys.
 async fn assert_journal_stays(house: &House, id: &BackupId, why: &str) {
     let engine = house.engine().build();
     let plan = engine.plan_gc(&AT_ONCE).await.unwrap();
     assert!(plan.is_empty(), "{plan}");
-    let line = plan.to_string().lines().find(|line| line.contains(&id.to_string())).unwrap().to_owned();
+    let line =
+        plan.to_string().lines().find(|line| line.starts_with(&format!("journal of session {id}"))).unwrap().to_owned();
     assert!(line.contains("stays") && line.contains(why), "{line}");
     let json: Value = serde_json::to_value(&plan).unwrap();
     assert!(json["kept_journals"][0]["why"].as_str().unwrap().contains(why), "{json}");
@@ -88,7 +98,7 @@ async fn assert_journal_stays(house: &House, id: &BackupId, why: &str) {
 async fn the_journal_of_snapshots_on_another_host_stays() {
     let house = House::new();
     let id = forgotten(&house).await;
-    house.edit_plan(&id, |plan| plan["instance"]["name"] = "another".into()).await;
+    house.edit_old_plan(&id, |plan| plan["instance"]["name"] = "another".into()).await;
     assert_journal_stays(&house, &id, "host another").await;
 }
 
@@ -97,7 +107,7 @@ async fn the_journal_of_snapshots_on_a_machine_of_the_same_name_stays() {
     let house = House::new();
     let id = forgotten(&house).await;
     house
-        .edit_plan(&id, |plan| {
+        .edit_old_plan(&id, |plan| {
             plan["owner"]["boot_id"] = "another".into();
             plan["owner"]["machine"] = "another".into();
         })
@@ -109,8 +119,10 @@ async fn the_journal_of_snapshots_on_a_machine_of_the_same_name_stays() {
 async fn the_journal_of_snapshots_on_a_file_system_that_is_not_mounted_stays() {
     let house = House::new();
     let id = forgotten(&house).await;
-    house.edit_plan(&id, |plan| plan["volumes"][1]["volume"]["mount_point"] = "/not/mounted".into()).await;
+    house.edit_place(&id, 1, |place| place["mount_point"] = "/not/mounted".into()).await;
     assert_journal_stays(&house, &id, "/not/mounted").await;
+    house.edit_old_plan(&id, |plan| plan["volumes"][1]["volume"]["mount_point"] = "/not/there".into()).await;
+    assert_journal_stays(&house, &id, "/not/there").await;
 }
 
 #[tokio::test]

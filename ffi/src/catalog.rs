@@ -70,7 +70,7 @@ pub unsafe extern "C" fn bs_keep(
 /// was deleted, or with dry_run would be: backups, wal_keys, wal_reason.
 ///
 /// `options` is a JSON object with one of backup and retention_policy ("REDUNDANCY 3", "RECOVERY WINDOW OF 4 WEEKS"), and
-/// any of: minimum_redundancy, dry_run.
+/// any of: minimum_redundancy, snapshots_gone, dry_run.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_delete(
     engine: *const bs_engine,

@@ -14,7 +14,7 @@ use crate::string::bs_string;
 /// Brings sessions that were left by their process to their end. `*rescues` becomes a JSON array with an object per
 /// session: backup_id, phase (before), action, ended (the phase now), error.
 ///
-/// `options` is NULL or a JSON object with any of: backup_id, force, discard, dry_run. `cancel` may be NULL.
+/// `options` is NULL or a JSON object with any of: backup_id, force, discard, snapshots_gone, dry_run. `cancel` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_recover(
     engine: *const bs_engine,
@@ -37,8 +37,8 @@ pub unsafe extern "C" fn bs_recover(
 }
 
 /// Finds snapshots that bear our mark and belong to nobody, volumes that a restore has made and never attached, and journals of
-/// what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, journals, kept_journals,
-/// open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
+/// what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, unseen_snapshots, unreachable,
+/// journals, kept_journals, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
 ///
 /// `options` is NULL or a JSON object with any of: apply, keep_undone_days, volumes_older_than_days.
 #[unsafe(no_mangle)]

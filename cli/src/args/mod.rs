@@ -339,6 +339,9 @@ pub(crate) struct DeleteArgs {
     /// Never leave fewer complete backups than this
     #[arg(short, long, default_value_t = 0, value_name = "N")]
     pub(crate) minimum_redundancy: u32,
+    /// Take snapshots that cannot be seen from here for gone: their host, disk or account no longer exists
+    #[arg(long)]
+    pub(crate) snapshots_gone: bool,
     /// Print what would be deleted and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -473,6 +476,9 @@ pub(crate) struct RecoverArgs {
     /// Undo also what could be completed
     #[arg(long)]
     pub(crate) discard: bool,
+    /// Take snapshots that cannot be seen from here for gone: their host, disk or account no longer exists
+    #[arg(long)]
+    pub(crate) snapshots_gone: bool,
     /// Seconds to wait for the archiver to store the last segment
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) wal_timeout: u64,

@@ -13,7 +13,12 @@ pub(crate) async fn run(common: &Common, args: DeleteArgs) -> Result<Exit> {
         (Some(id), _) => Selection::Backups(vec![engine.catalog().resolve(id).await?]),
         (None, policy) => Selection::Obsolete(policy.as_deref().unwrap_or_default().parse()?),
     };
-    let request = DeleteRequest { selection, minimum_redundancy: args.minimum_redundancy, even_started: false };
+    let request = DeleteRequest {
+        selection,
+        minimum_redundancy: args.minimum_redundancy,
+        even_started: false,
+        snapshots_gone: args.snapshots_gone,
+    };
     let plan = engine.plan_delete(&request).await?;
     if !args.dry_run {
         engine.delete(&plan).await?;
@@ -36,6 +41,9 @@ pub(crate) async fn run(common: &Common, args: DeleteArgs) -> Result<Exit> {
             ));
             for ticket in backup.snapshots.iter().filter(|_| args.dry_run || common.verbose > 0) {
                 text.push_str(&format!("  snapshot {}\n", ticket.snapshot));
+            }
+            for ticket in &backup.given_up {
+                text.push_str(&format!("  snapshot {} counts as gone\n", ticket.snapshot));
             }
             for key in backup.keys.iter().chain([&backup.info_key]).filter(|_| args.dry_run || common.verbose > 0) {
                 text.push_str(&format!("  object {key}\n"));

@@ -25,5 +25,5 @@ pub(crate) async fn run(common: &Common, args: GcArgs) -> Result<Exit> {
     if args.apply {
         engine.apply_gc(&plan).await?;
     }
-    Ok(Exit::Success)
+    Ok(if plan.unreachable.is_empty() { Exit::Success } else { Exit::LeftOut })
 }

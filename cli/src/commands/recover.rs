@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use barman_snap::Result;
 use barman_snap::engine::RecoverRequest;
-use barman_snap::session::{Action, CancelToken, Patience, Wishes};
+use barman_snap::session::{Action, CancelToken, Patience, Rescue, Wishes};
 
 use crate::args::{Common, RecoverArgs};
 use crate::exit::Exit;
@@ -22,7 +22,12 @@ pub(crate) async fn run(common: &Common, args: RecoverArgs) -> Result<Exit> {
     let _guard = setup::on_interrupt(move || interrupted.cancel())?;
     let request = RecoverRequest {
         backup_id: args.backup_id.as_deref().map(str::parse).transpose()?,
-        wishes: Wishes { force: args.force, discard: args.discard, ..Wishes::default() },
+        wishes: Wishes {
+            force: args.force,
+            discard: args.discard,
+            snapshots_gone: args.snapshots_gone,
+            ..Wishes::default()
+        },
         dry_run: args.dry_run,
         cancel,
     };
@@ -47,6 +52,10 @@ pub(crate) async fn run(common: &Common, args: RecoverArgs) -> Result<Exit> {
         }
         text
     })?;
-    let failed = rescues.iter().any(|rescue| rescue.error.is_some());
-    Ok(if failed { Exit::Failure } else { Exit::Success })
+    let unseen = |rescue: &Rescue| matches!(rescue.plan.action, Action::NotVisible { .. });
+    Ok(match () {
+        () if rescues.iter().any(|rescue| rescue.error.is_some()) => Exit::Failure,
+        () if rescues.iter().any(unseen) => Exit::LeftOut,
+        () => Exit::Success,
+    })
 }

@@ -110,6 +110,8 @@ pub struct BackupFacts {
     pub begin: Option<Segment>,
     /// The last segment that it needs to be consistent.
     pub end: Option<Segment>,
+    /// Whether its deletion was begun and is not complete.
+    pub deletion_begun: bool,
 }
 
 impl BackupFacts {
@@ -124,6 +126,7 @@ impl BackupFacts {
             keep: entry.keep,
             begin: segment(info.and_then(|info| info.begin_wal.as_ref())),
             end: segment(info.and_then(|info| info.end_wal.as_ref())),
+            deletion_begun: info.is_some_and(|info| super::delete::begun(info).is_some()),
         }
     }
 }
@@ -142,6 +145,10 @@ pub fn classify(
     let mut classes: Vec<_> = newest_first
         .into_iter()
         .map(|backup| {
+            // A deletion that was interrupted is ended by the next run.
+            if backup.deletion_begun && backup.keep.is_none() {
+                return (backup.id.clone(), Retention::Obsolete);
+            }
             if backup.status != Some(BackupStatus::Done) {
                 return (backup.id.clone(), Retention::NotComplete);
             }
@@ -188,14 +195,14 @@ impl WalPlan {
         let is_passed = |begin: Segment| newest_deleted.is_some_and(|deleted| position(&deleted) > position(&begin));
         for backup in remaining {
             match (backup.status, backup.keep, backup.begin, backup.end) {
-                (None, ..) => return nothing(format!("nobody knows which WAL backup {} needs", backup.id)),
+                (None, ..) => return nothing(format!("which WAL backup {} needs is not known", backup.id)),
                 (Some(BackupStatus::Failed), ..) => {}
                 (_, Some(Keep::Standalone), Some(begin), Some(end)) if is_passed(begin) => {
                     plan.protected.push((begin, end));
                 }
                 (_, _, Some(begin), _) => plan.before = Some(plan.before.map_or(begin, |old| lower(old, begin))),
                 // It has not got so far as to know where it begins.
-                _ => return nothing(format!("nobody knows where backup {} begins", backup.id)),
+                _ => return nothing(format!("where backup {} begins is not known", backup.id)),
             }
         }
         if plan.before.is_none() {

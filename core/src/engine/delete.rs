@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::{BackupInfo, BackupStatus};
 use crate::session::owner::Liveness;
-use crate::session::{SessionState, Wishes, rescue, sight};
+use crate::session::{SessionState, Wishes, rescue};
 
 impl Engine {
     /// Plans a deletion; changes nothing.
@@ -27,7 +27,7 @@ impl Engine {
     /// # Errors
     /// Of the first thing that failed.
     pub async fn delete(&self, plan: &DeletePlan) -> Result<()> {
-        let done = self.catalog().carry_out(plan, self.tools.providers.as_ref()).await;
+        let done = self.catalog().carry_out(plan, self.tools.providers.as_ref(), self.clock().now()).await;
         done.map_err(|error| error.with_operation("delete"))
     }
 
@@ -48,41 +48,16 @@ impl Engine {
             }
             let state = rescue::load(&self.tools, id).await.map_err(|error| {
                 let message = format!("neither the metadata nor the journal of backup {id} can be read");
-                Error::new(error.kind(), message).with_hint("nobody knows which snapshots it has").with_source(error)
+                Error::new(error.kind(), message).with_hint("which snapshots it has is not known").with_source(error)
             })?;
             if let Some(state) = state {
                 if !request.even_started {
                     self.check_that_nobody_works_on(&state).await?;
                 }
-                traces.insert(id.clone(), self.trace(&state).await?);
+                traces.insert(id.clone(), trace(&state));
             }
         }
         Ok(traces)
-    }
-
-    /// Where to look for the snapshots of a session; refused where they cannot be seen.
-    async fn trace(&self, state: &SessionState) -> Result<Trace> {
-        let plan = &state.plan;
-        let provider = self.provider_named(&plan.provider).await?;
-        let volumes = plan.plain_volumes();
-        if let Some(why) = sight::why_out_of_sight(provider.as_ref(), plan).await? {
-            let found = provider.find(&plan.token, &volumes).await?;
-            // Only the snapshots themselves tell that the disk is here.
-            let seen = |ticket| found.iter().any(|found: &crate::provider::Ticket| found.snapshot == ticket);
-            if state.tickets.is_empty() || !state.tickets.iter().all(|ticket| seen(&*ticket.snapshot)) {
-                return Err(Error::precondition(format!(
-                    "backup {} cannot be deleted from here: {why}",
-                    plan.backup_id
-                ))
-                .with_hint("run it there"));
-            }
-        }
-        Ok(Trace {
-            provider: plan.provider.clone(),
-            token: plan.token.clone(),
-            volumes,
-            tickets: state.tickets.clone(),
-        })
     }
 
     /// Refuses while the session may have a driver that lives.
@@ -104,6 +79,17 @@ impl Engine {
         let (pid, host) = (state.owner.pid, &state.owner.host);
         Err(Error::precondition(format!("process {pid} on host {host} is working on backup {id}"))
             .with_hint("wait for its end, or cancel it"))
+    }
+}
+
+/// Where to look for the snapshots of a session.
+fn trace(state: &SessionState) -> Trace {
+    Trace {
+        provider: state.plan.provider.clone(),
+        instance: state.plan.instance.clone(),
+        token: state.plan.token.clone(),
+        volumes: state.plan.plain_volumes(),
+        tickets: state.tickets.clone(),
     }
 }
 

@@ -17,9 +17,12 @@ impl Engine {
     /// What `gc` would remove: snapshots that bear our mark and belong to nobody, volumes that a restore has made and never
     /// attached, journals of what is gone.
     ///
+    /// What cannot be seen from here is named in the plan and left alone; so is what a provider that cannot be reached has.
+    ///
     /// # Errors
-    /// If the catalog or a provider cannot be listed.
+    /// If the catalog cannot be listed.
     pub async fn plan_gc(&self, limits: &GcLimits) -> Result<GcPlan> {
+        self.catalog().check_there()?;
         // The order matters. A session stores its plan before it creates anything, and keeps it until its backup.info names
         // its snapshots: whatever is listed first has its owner among what is read afterwards.
         let (before, _) = self.sessions().await?;
@@ -30,6 +33,8 @@ impl Engine {
             snapshots: marked.snapshots,
             volumes: marked.volumes,
             unseen_volumes: marked.unseen_volumes,
+            unseen_snapshots: marked.unseen_snapshots,
+            unreachable: marked.unreachable,
             unreadable: entries.iter().filter(|entry| is_unreadable(entry)).map(|entry| entry.id.clone()).collect(),
             catalog: entries.iter().filter_map(token_of).collect(),
             sessions,
@@ -48,33 +53,22 @@ impl Engine {
         Ok(gc::plan(&facts))
     }
 
-    /// Everything that bears the mark of this server, of every provider that a session knows, and of the engine's own.
+    /// Everything that bears the mark of this server and can be seen from here, of every provider that a session knows, and of the
+    /// engine's own.
     async fn marked(&self, sessions: &[SessionState]) -> Result<Marked> {
         let mut marked = Marked::default();
         let Some(mark) = self.tools.journal.known_mark().await? else { return Ok(marked) };
         let own = self.provider().name();
-        let mut places: BTreeMap<&str, Vec<Volume>> = BTreeMap::from([(own, Vec::new())]);
+        let mut by_provider: BTreeMap<&str, Vec<&SessionState>> = BTreeMap::from([(own, Vec::new())]);
         for state in sessions {
-            places.entry(&state.plan.provider).or_default().extend(state.plan.plain_volumes());
+            by_provider.entry(&state.plan.provider).or_default().push(state);
         }
-        for (name, mut volumes) in places {
-            let provider = match self.tools.providers.open(name).await {
-                Ok(provider) => provider,
+        for (name, states) in by_provider {
+            match self.tools.providers.open(name).await {
+                Ok(provider) => marked.look(&provider, &mark, &states).await,
                 // Its snapshots are left alone, and so are the journals that name them.
-                Err(error) => {
-                    tracing::warn!(provider = name, error = error.chain(), "cannot look for snapshots");
-                    continue;
-                }
-            };
-            // The attributes of a volume say where its snapshots and their copies are, and later sessions may have used other
-            // places: only what is the same in all is asked for once.
-            volumes.sort_by(|a, b| (&a.id, &a.attributes).cmp(&(&b.id, &b.attributes)));
-            volumes.dedup();
-            let mut found = provider.list(&mark, &volumes).await?;
-            let mut seen = BTreeSet::new();
-            found.retain(|ticket| seen.insert(ticket.snapshot.clone()));
-            marked.snapshots.extend(found.into_iter().map(|ticket| Orphan { provider: name.to_owned(), ticket }));
-            marked.look_for_volumes(&provider, &mark).await;
+                Err(error) => drop(marked.unreachable.insert(name.to_owned(), error.chain())),
+            }
         }
         Ok(marked)
     }
@@ -131,9 +125,37 @@ struct Marked {
     snapshots: Vec<Orphan>,
     volumes: Vec<OrphanVolume>,
     unseen_volumes: BTreeMap<String, String>,
+    unseen_snapshots: BTreeMap<BackupId, String>,
+    unreachable: BTreeMap<String, String>,
 }
 
 impl Marked {
+    /// Looks for what a provider has, in all places that these sessions of it have used.
+    async fn look(&mut self, provider: &Arc<dyn SnapshotProvider>, mark: &str, sessions: &[&SessionState]) {
+        let mut volumes: Vec<Volume> = Vec::new();
+        for state in sessions {
+            match sight::why_out_of_sight(provider.as_ref(), state).await {
+                Ok(None) => volumes.extend(state.plan.plain_volumes()),
+                Ok(Some(why)) => drop(self.unseen_snapshots.insert(state.plan.backup_id.clone(), why)),
+                Err(error) => drop(self.unseen_snapshots.insert(state.plan.backup_id.clone(), error.chain())),
+            }
+        }
+        // The attributes of a volume say where its snapshots and their copies are, and later sessions may have used other
+        // places: only what is the same in all is asked for once.
+        volumes.sort_by(|a, b| (&a.id, &a.attributes).cmp(&(&b.id, &b.attributes)));
+        volumes.dedup();
+        let name = provider.name();
+        match provider.list(mark, &volumes).await {
+            Ok(mut found) => {
+                let mut seen = BTreeSet::new();
+                found.retain(|ticket| seen.insert(ticket.snapshot.clone()));
+                self.snapshots.extend(found.into_iter().map(|ticket| Orphan { provider: name.to_owned(), ticket }));
+            }
+            Err(error) => drop(self.unreachable.insert(name.to_owned(), error.chain())),
+        }
+        self.look_for_volumes(provider, mark).await;
+    }
+
     /// Volumes are looked for where the options of this command lead, and with a permission that only a restore needs: who may
     /// not see them can still remove snapshots.
     async fn look_for_volumes(&mut self, provider: &Arc<dyn SnapshotProvider>, mark: &str) {

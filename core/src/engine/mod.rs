@@ -117,6 +117,7 @@ impl EngineBuilder {
                 faults: self.faults,
                 listener: self.listener,
                 patience: self.patience,
+                snapshots_gone: false,
             },
         }
     }
@@ -277,7 +278,7 @@ impl Engine {
         let wanted = |id: &BackupId| request.backup_id.as_ref().is_none_or(|wanted| wanted == id);
         if let Some((_, error)) = broken.into_iter().find(|(id, _)| wanted(id)) {
             return Err(error
-                .with_hint("the journal of a session is damaged; gc will not touch any snapshot until it is mended"));
+                .with_hint("the journal of a session is damaged; gc leaves all snapshots alone until it is repaired"));
         }
         let cancel = (!request.dry_run).then(|| request.cancel.clone());
         let mut rescues = Vec::new();

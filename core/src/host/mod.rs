@@ -18,6 +18,7 @@ pub mod postmaster;
 pub mod sighting;
 pub mod survey;
 pub mod view;
+pub mod whereabouts;
 pub mod whose;
 
 pub use coverage::{Coverage, Placed, Uncovered, check_nested, cover};
@@ -28,4 +29,15 @@ pub use postmaster::PostmasterFile;
 pub use sighting::{Sighting, sight};
 pub use survey::{Survey, survey};
 pub use view::HostView;
+pub use whereabouts::Whereabouts;
 pub use whose::ServerFiles;
+
+/// The name of this host.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// `/etc/machine-id` (machine-id(5)): host names repeat. Empty where there is none.
+pub(crate) fn machine_id() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
+}

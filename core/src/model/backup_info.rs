@@ -245,7 +245,7 @@ impl BackupInfo {
     }
 
     /// `copy_stats`, made a dict if it is none.
-    fn copy_stats_mut(&mut self) -> &mut Literal {
+    pub(crate) fn copy_stats_mut(&mut self) -> &mut Literal {
         let stats = self.copy_stats.get_or_insert(Literal::None);
         if stats.as_dict().is_none() {
             *stats = Literal::Dict(Vec::new());

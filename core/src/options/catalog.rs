@@ -93,6 +93,8 @@ pub struct DeleteOptions {
     pub retention_policy: Option<String>,
     /// Never leave fewer complete backups than this.
     pub minimum_redundancy: u32,
+    /// Take snapshots that cannot be seen from here for gone: their host, disk or account no longer exists.
+    pub snapshots_gone: bool,
     /// Only say what would be deleted.
     pub dry_run: bool,
 }
@@ -108,8 +110,13 @@ impl DeleteOptions {
             (None, Some(policy)) => Selection::Obsolete(policy.parse()?),
             _ => return Err(Error::invalid("one of backup and retention_policy has to be given, and not both")),
         };
-        let minimum_redundancy = self.minimum_redundancy;
-        let plan = engine.plan_delete(&DeleteRequest { selection, minimum_redundancy, even_started: false }).await?;
+        let request = DeleteRequest {
+            selection,
+            minimum_redundancy: self.minimum_redundancy,
+            even_started: false,
+            snapshots_gone: self.snapshots_gone,
+        };
+        let plan = engine.plan_delete(&request).await?;
         if !self.dry_run {
             engine.delete(&plan).await?;
         }

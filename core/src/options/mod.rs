@@ -274,6 +274,8 @@ pub struct RecoverOptions {
     pub force: bool,
     /// Undo also what could be completed.
     pub discard: bool,
+    /// Take snapshots that cannot be seen from here for gone: their host, disk or account no longer exists.
+    pub snapshots_gone: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -286,7 +288,12 @@ impl RecoverOptions {
     pub fn request(&self, cancel: CancelToken) -> Result<RecoverRequest> {
         Ok(RecoverRequest {
             backup_id: self.backup_id.as_deref().map(str::parse).transpose()?,
-            wishes: Wishes { force: self.force, discard: self.discard, ..Wishes::default() },
+            wishes: Wishes {
+                force: self.force,
+                discard: self.discard,
+                snapshots_gone: self.snapshots_gone,
+                ..Wishes::default()
+            },
             dry_run: self.dry_run,
             cancel,
         })

@@ -45,7 +45,7 @@ use crate::id::{BackupId, Token};
 use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
 
 /// The machine whose volumes are to be snapshotted, as its provider names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// The name or id the user gave; for the local provider the host name.
     pub name: String,
@@ -278,6 +278,18 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// what it will find. `None` (the default) where that takes more than reading.
     async fn content(&self, ticket: &Ticket) -> Result<Option<PathBuf>> {
         let _ = ticket;
+        Ok(None)
+    }
+
+    /// Why the snapshots of these volumes cannot be seen from here, if they cannot, in words that name the host, the file
+    /// system, the account, the region or the project. That [`find`](Self::find) and [`list`](Self::list) return nothing means
+    /// that nothing is there only if this returns `None`. `volumes` are those of a plan, or of the record of a backup; the
+    /// latter carry the attributes of their tickets.
+    ///
+    /// # Errors
+    /// If it cannot be told; then they count as not visible, too.
+    async fn unseen(&self, instance: &Instance, volumes: &[Volume]) -> Result<Option<String>> {
+        let _ = (instance, volumes);
         Ok(None)
     }
 

@@ -62,6 +62,8 @@ pub(crate) struct Tools {
     pub(crate) faults: Arc<dyn FaultPlan>,
     pub(crate) listener: Listener,
     pub(crate) patience: Patience,
+    /// Snapshots that cannot be seen from here are gone, by the user's word.
+    pub(crate) snapshots_gone: bool,
 }
 
 impl Tools {

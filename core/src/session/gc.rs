@@ -26,6 +26,10 @@ pub struct GcPlan {
     pub kept_volumes: Vec<KeptVolume>,
     /// Providers whose volumes could not be looked for, and why.
     pub unseen_volumes: BTreeMap<String, String>,
+    /// Sessions whose snapshots cannot be seen from here, and why.
+    pub unseen_snapshots: BTreeMap<BackupId, String>,
+    /// Providers whose snapshots could not be looked for, and why.
+    pub unreachable: BTreeMap<String, String>,
     /// Journals of sessions that are over and whose backup is gone, or that ended long ago; and of whose snapshots nothing
     /// is left.
     pub journals: Vec<BackupId>,
@@ -109,6 +113,10 @@ pub struct GcFacts {
     pub volumes: Vec<OrphanVolume>,
     /// Providers whose volumes could not be looked for, and why.
     pub unseen_volumes: BTreeMap<String, String>,
+    /// Sessions whose snapshots cannot be seen from here, and why.
+    pub unseen_snapshots: BTreeMap<BackupId, String>,
+    /// Providers whose snapshots could not be looked for, and why.
+    pub unreachable: BTreeMap<String, String>,
     /// The tokens that `backup.info` files name, with the ids of their backups.
     pub catalog: Vec<(BackupId, Option<Token>)>,
     /// Backups whose `backup.info` cannot be read.
@@ -165,6 +173,8 @@ pub fn plan(facts: &GcFacts) -> GcPlan {
     let mut plan = GcPlan {
         open_sessions: open.iter().map(|state| state.plan.backup_id.clone()).collect(),
         unseen_volumes: facts.unseen_volumes.clone(),
+        unseen_snapshots: facts.unseen_snapshots.clone(),
+        unreachable: facts.unreachable.clone(),
         ..GcPlan::default()
     };
     for found in &facts.volumes {
@@ -234,6 +244,12 @@ impl fmt::Display for GcPlan {
         for (provider, why) in &self.unseen_volumes {
             writeln!(f, "volumes of restores on {provider} were not looked for: {why}")?;
         }
+        for (id, why) in &self.unseen_snapshots {
+            writeln!(f, "snapshots of session {id} were not looked for: {why}")?;
+        }
+        for (provider, why) in &self.unreachable {
+            writeln!(f, "snapshots on {provider} were not looked for: {why}")?;
+        }
         for id in &self.journals {
             writeln!(f, "journal of session {id}")?;
         }
@@ -244,7 +260,7 @@ impl fmt::Display for GcPlan {
             writeln!(f, "left alone: {refusal}")?;
         }
         for id in &self.open_sessions {
-            writeln!(f, "session {id} is not over; `barman-snap recover` is for it")?;
+            writeln!(f, "session {id} is not over; run `barman-snap recover`")?;
         }
         Ok(())
     }
@@ -268,6 +284,8 @@ mod tests {
             snapshots: Vec::new(),
             volumes: volumes.iter().map(volume).collect(),
             unseen_volumes: BTreeMap::new(),
+            unseen_snapshots: BTreeMap::new(),
+            unreachable: BTreeMap::new(),
             catalog: Vec::new(),
             unreadable: Vec::new(),
             sessions: Vec::new(),

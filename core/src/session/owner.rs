@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::{host_name, machine_id};
+
 /// A process on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -44,7 +46,7 @@ impl Owner {
             boot_id: boot_id(),
             pid,
             pid_space: pid_space(),
-            machine: machine(),
+            machine: machine_id(),
             started: process_start(pid).unwrap_or(0),
         }
     }
@@ -52,7 +54,7 @@ impl Owner {
     /// Whether the process lives, as far as this host can tell.
     pub fn liveness(&self) -> Liveness {
         if self.boot_id != boot_id() {
-            let same_machine = self.host == host_name() && self.machine == machine();
+            let same_machine = self.host == host_name() && self.machine == machine_id();
             return if same_machine { Liveness::Dead } else { Liveness::Elsewhere };
         }
         if self.pid_space != pid_space() {
@@ -71,14 +73,6 @@ fn boot_id() -> String {
 
 fn pid_space() -> String {
     std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
-}
-
-fn machine() -> String {
-    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the second field is a command in brackets that may hold anything. A zombie is dead.

@@ -21,6 +21,8 @@ pub struct Facts {
     pub silent_s: u64,
     /// Names of the snapshots that carry its token.
     pub found: Vec<String>,
+    /// Why its snapshots cannot be seen from here, if they cannot.
+    pub unseen: Option<String>,
     /// What the catalog says about the backup id.
     pub catalog: CatalogFact,
 }
@@ -46,13 +48,15 @@ pub struct Wishes {
     pub force: bool,
     /// Undo also what could go forward.
     pub discard: bool,
+    /// Take snapshots that cannot be seen from here for gone: their host, disk or account no longer exists.
+    pub snapshots_gone: bool,
     /// After how many seconds of silence a driver on another host counts as dead.
     pub stale_after_s: u64,
 }
 
 impl Default for Wishes {
     fn default() -> Self {
-        Self { force: false, discard: false, stale_after_s: 300 }
+        Self { force: false, discard: false, snapshots_gone: false, stale_after_s: 300 }
     }
 }
 
@@ -68,6 +72,11 @@ pub enum Action {
     /// Its driver lives, or may live.
     LeaveAlone {
         /// Why, and what the user can do.
+        why: String,
+    },
+    /// Its snapshots cannot be seen from here, so it is not known whether they are gone.
+    NotVisible {
+        /// Why.
         why: String,
     },
     /// Remove everything it made.
@@ -102,6 +111,10 @@ impl fmt::Display for RecoveryPlan {
         match &self.action {
             Action::Nothing => f.write_str("nothing to do"),
             Action::LeaveAlone { why } => write!(f, "leave alone: {why}"),
+            Action::NotVisible { why } => write!(
+                f,
+                "leave alone: {why}; recover it where they can be seen, or use --snapshots-gone if they no longer exist"
+            ),
             Action::Undo { why } => {
                 let count = self.snapshots.len();
                 write!(f, "undo, removing {count} snapshot{}: {why}", if count == 1 { "" } else { "s" })
@@ -127,6 +140,9 @@ fn action(state: &SessionState, facts: &Facts, wishes: Wishes) -> Action {
     }
     if let Some(why) = hands_off(state, facts, wishes) {
         return Action::LeaveAlone { why };
+    }
+    if let Some(why) = facts.unseen.as_ref().filter(|_| !wishes.snapshots_gone) {
+        return Action::NotVisible { why: why.clone() };
     }
     if state.phase == Phase::Undoing || (state.phase == Phase::Stuck && state.undo_reason.is_some()) {
         return Action::Undo { why: state.undo_reason.clone().unwrap_or_else(|| "its undo was interrupted".into()) };

@@ -7,6 +7,7 @@ use super::effects;
 use super::phase::Phase;
 use super::progress::CancelToken;
 use super::recover::{Action, Facts, RecoveryPlan, Wishes, decide};
+use super::sight::{self, seen_volumes};
 use super::state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
@@ -50,25 +51,23 @@ async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<Rec
             snapshots: Vec::new(),
         });
     }
-    let found = tools.provider.find(&state.plan.token, &state.plan.plain_volumes()).await?;
+    // What was seen to be gone needs no look.
+    let unseen = match state.snapshots_deleted {
+        true => None,
+        false => sight::why_out_of_sight(tools.provider.as_ref(), state).await?,
+    };
+    let volumes = match unseen {
+        Some(_) => seen_volumes(tools, state).await?,
+        None => state.plan.plain_volumes(),
+    };
+    let found = tools.provider.find(&state.plan.token, &volumes).await?;
     let mut found: Vec<String> = found.into_iter().map(|ticket| ticket.name).collect();
-    if !wishes.force
-        && let Some(why) = elsewhere(tools, state, &found).await?
-    {
-        let action = Action::LeaveAlone { why };
-        return Ok(RecoveryPlan {
-            backup_id: state.plan.backup_id.clone(),
-            phase: state.phase,
-            action,
-            snapshots: Vec::new(),
-        });
-    }
     let id = &state.plan.backup_id;
     let last = tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
     let silent = tools.clock.now().signed_duration_since(last).num_seconds();
     for ticket in &state.tickets {
         // Only what the provider says is gone counts as lost; a look that failed says nothing.
-        if !found.contains(&ticket.name) {
+        if unseen.is_none() && !found.contains(&ticket.name) {
             match tools.provider.status(ticket).await {
                 Ok(_) => found.push(ticket.name.clone()),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -80,26 +79,10 @@ async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<Rec
         owner: state.owner.liveness(),
         silent_s: u64::try_from(silent).unwrap_or(0),
         found,
+        unseen,
         catalog: effects::catalog_fact(&tools.catalog, id, &state.plan.token).await?,
     };
     Ok(decide(state, &facts, wishes))
-}
-
-/// Why nothing can be said of the snapshots from here. That they are not to be seen would otherwise look as if they were
-/// gone, and a good backup would be undone.
-async fn elsewhere(tools: &Tools, state: &SessionState, found: &[String]) -> Result<Option<String>> {
-    let made_on = &state.plan.instance.name;
-    if !tools.provider.capabilities().host_bound {
-        return Ok(None);
-    }
-    let here = tools.provider.instance(None).await?.name;
-    // Another host may have directories of the same names; only the snapshots themselves tell that the disk is here.
-    let seen = !state.tickets.is_empty() && state.tickets.iter().all(|ticket| found.contains(&ticket.name));
-    Ok((here != *made_on && !seen).then(|| {
-        format!(
-            "its snapshots are on host {made_on}, this is {here}; run it there (or --force, if the host was renamed)"
-        )
-    }))
 }
 
 /// Brings one session to its end, as its plan says; without a `cancel` token it only plans. An error is in what it returns,
@@ -109,6 +92,7 @@ pub(crate) async fn rescue(tools: &Tools, state: SessionState, wishes: Wishes, c
     let planned = async {
         // What is over needs no provider; its may not even be there any more.
         let tools = if phase.is_final() { tools.clone() } else { tools.for_session(&state.plan).await? };
+        let tools = Tools { snapshots_gone: wishes.snapshots_gone, ..tools };
         let plan = plan(&tools, &state, wishes).await?;
         Ok::<_, Error>((tools, plan))
     };
@@ -120,7 +104,7 @@ pub(crate) async fn rescue(tools: &Tools, state: SessionState, wishes: Wishes, c
             return Rescue { plan, ended: phase, error: Some(error) };
         }
     };
-    let nothing_to_do = matches!(plan.action, Action::Nothing | Action::LeaveAlone { .. });
+    let nothing_to_do = matches!(plan.action, Action::Nothing | Action::LeaveAlone { .. } | Action::NotVisible { .. });
     let Some(cancel) = cancel.filter(|_| !nothing_to_do) else { return Rescue { plan, ended: phase, error: None } };
     let mut driver = Driver::new(tools, state, None, cancel);
     let result = drive(&mut driver, &plan.action).await;

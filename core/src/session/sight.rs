@@ -2,33 +2,59 @@
 //!
 //! "Not found" means "gone" only to the one who looks in the right place: local snapshots lie on one host and on file systems
 //! that may not be mounted, while the catalog is seen by many. The journal is what names them, so it must outlive them;
-//! whoever wants to drop it asks here first.
+//! whoever wants to undo, to delete or to drop anything asks here first. There are three answers: a snapshot is *here*, *gone*,
+//! or *not visible from here*; on the last one nothing is undone, deleted, recorded as deleted, or forgotten. The way out, for
+//! the user who knows that a host or a disk no longer exists, is to say so ([`Wishes::snapshots_gone`]).
+//!
+//! [`Wishes::snapshots_gone`]: super::recover::Wishes::snapshots_gone
 
+use super::driver::Tools;
 use super::owner::Liveness;
 use super::plan::SessionPlan;
 use super::state::SessionState;
 use crate::error::Result;
-use crate::host::MountTable;
 use crate::provider::registry::ProviderSource;
-use crate::provider::{SnapshotProvider, Ticket};
+use crate::provider::{SnapshotProvider, Ticket, Volume, local};
 
-/// Why the snapshots of a session cannot be seen from here, if they cannot; in words that name the host or the file system.
-pub(crate) async fn why_out_of_sight(provider: &dyn SnapshotProvider, plan: &SessionPlan) -> Result<Option<String>> {
-    if !provider.capabilities().host_bound {
-        return Ok(None);
+/// Why the snapshots of a session cannot be seen from here, if they cannot; in words that name the host, the file system, the
+/// account. A session whose snapshots are all to be seen is in sight, wherever it was made.
+pub(crate) async fn why_out_of_sight(provider: &dyn SnapshotProvider, state: &SessionState) -> Result<Option<String>> {
+    let plan = &state.plan;
+    let volumes = plan.plain_volumes();
+    let why = match provider.unseen(&plan.instance, &volumes).await? {
+        Some(why) => why,
+        None => match why_of_owner(provider, plan) {
+            Some(why) => why,
+            None => return Ok(None),
+        },
+    };
+    // Only the snapshots themselves tell that a disk has moved here. Looking may fail where they are not.
+    let found = match provider.capabilities().host_bound && !state.tickets.is_empty() {
+        true => provider.find(&plan.token, &volumes).await.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let is_found = |ticket: &Ticket| found.iter().any(|found| found.snapshot == ticket.snapshot);
+    Ok((state.tickets.is_empty() || !state.tickets.iter().all(is_found)).then_some(why))
+}
+
+/// Of the volumes of a session those whose snapshots can be seen from here.
+pub(super) async fn seen_volumes(tools: &Tools, state: &SessionState) -> Result<Vec<Volume>> {
+    let mut seen = Vec::new();
+    for volume in state.plan.plain_volumes() {
+        if tools.provider.unseen(&state.plan.instance, std::slice::from_ref(&volume)).await?.is_none() {
+            seen.push(volume);
+        }
     }
-    let (made_on, here) = (&plan.instance.name, provider.instance(None).await?.name);
-    if *made_on != here {
-        return Ok(Some(format!("its snapshots lie on host {made_on}, this is {here}")));
-    }
-    // Names of hosts repeat, and every container has mounts of its own.
-    if plan.owner.liveness() == Liveness::Elsewhere {
-        return Ok(Some(format!("its snapshots lie on another machine or container that is also named {made_on}")));
-    }
-    let mounts = MountTable::current()?;
-    let is_mounted = |at: &std::path::Path| mounts.iter().any(|mount| mount.mount_point == at);
-    let missing = plan.volumes.iter().map(|planned| &planned.volume.mount_point).find(|at| !is_mounted(at));
-    Ok(missing.map(|at| format!("its snapshots lie on the file system of {}, which is not mounted", at.display())))
+    Ok(seen)
+}
+
+/// Names of hosts repeat, and every container has mounts of its own. Of volumes that an older version has planned nothing else
+/// is known.
+fn why_of_owner(provider: &dyn SnapshotProvider, plan: &SessionPlan) -> Option<String> {
+    let tells = |volume: &Volume| volume.attributes.contains_key(local::WHERE) || volume.method == "zfs";
+    let is_old = provider.capabilities().host_bound && !plan.volumes.iter().all(|planned| tells(&planned.volume));
+    (is_old && plan.owner.liveness() == Liveness::Elsewhere)
+        .then(|| format!("its snapshots lie on another machine or container that is also named {}", plan.instance.name))
 }
 
 /// Why the journal of a session that is over has to stay, if it has to: its snapshots cannot be looked for, or are there.
@@ -38,8 +64,10 @@ pub(crate) async fn why_journal_stays(providers: &dyn ProviderSource, state: &Se
         Ok(provider) => provider,
         Err(error) => return Ok(Some(error.chain())),
     };
-    if let Some(why) = why_out_of_sight(provider.as_ref(), plan).await? {
-        return Ok(Some(why));
+    match why_out_of_sight(provider.as_ref(), state).await {
+        Ok(None) => {}
+        Ok(Some(why)) => return Ok(Some(why)),
+        Err(error) => return Ok(Some(format!("its snapshots cannot be looked for: {}", error.chain()))),
     }
     match provider.find(&plan.token, &plan.plain_volumes()).await {
         Ok(found) if found.is_empty() => Ok(None),

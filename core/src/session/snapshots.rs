@@ -8,11 +8,12 @@ use futures::future::join_all;
 use super::driver::Tools;
 use super::journal::Record;
 use super::progress::Progress;
+use super::sight;
 use super::state::SessionState;
 use super::step::Step;
 use super::wait::{Wait, with_lease};
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::provider::{CreateRequest, SnapshotState, Ticket};
+use crate::provider::{CreateRequest, SnapshotState, Ticket, Volume};
 
 /// How long a create call whose outcome is unknown, or that was throttled, is looked after. Backup mode waits meanwhile.
 const CREATE_PATIENCE: Duration = Duration::from_secs(60);
@@ -188,9 +189,8 @@ fn failed(ticket: &Ticket, reason: &str) -> Error {
 /// Deletes everything that carries the token, and looks again until nothing does. If a create call may still be on its way
 /// (this process has dropped it, or another has died in it), one empty look is not enough.
 pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Record> {
-    let volumes = state.plan.plain_volumes();
+    let (volumes, mut known) = in_sight(tools, state).await?;
     let mut deleted = BTreeSet::new();
-    let mut known = state.tickets.clone();
     let mut empty_looks = if state.may_still_make() { 0 } else { EMPTY_LOOKS };
     for _ in 0..5 + EMPTY_LOOKS {
         let found = tools.provider.find(&state.plan.token, &volumes).await?;
@@ -220,6 +220,22 @@ pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Re
     Err(Error::new(ErrorKind::Provider, "snapshots with the token of this session keep appearing")
         .with_retry(Retry::Safe)
         .with_hint("is another process still taking this backup?"))
+}
+
+/// The volumes on which snapshots are looked for, and the snapshots that are known of them. Refused while any cannot be seen:
+/// what is not looked for must not be recorded as deleted.
+async fn in_sight(tools: &Tools, state: &SessionState) -> Result<(Vec<Volume>, Vec<Ticket>)> {
+    let Some(why) = sight::why_out_of_sight(tools.provider.as_ref(), state).await? else {
+        return Ok((state.plan.plain_volumes(), state.tickets.clone()));
+    };
+    if !tools.snapshots_gone {
+        return Err(Error::precondition(format!("the snapshots of this backup cannot be deleted: {why}")));
+    }
+    let volumes = sight::seen_volumes(tools, state).await?;
+    let is_seen = |ticket: &&Ticket| volumes.iter().any(|volume| volume.id == ticket.volume);
+    let tickets = state.tickets.iter().filter(is_seen).cloned().collect();
+    tracing::warn!(why, "snapshots that cannot be seen are taken for gone");
+    Ok((volumes, tickets))
 }
 
 /// Of snapshots that could not be deleted: those that are locked or of somebody else, all together; else the first error.

@@ -100,6 +100,28 @@ impl House {
         self.catalog.space().put(&key, entry.to_string()).await.unwrap();
     }
 
+    /// Makes the plan of a session one of an older version, which has no note of where its snapshots lie, and changes it.
+    pub(crate) async fn edit_old_plan(&self, id: &BackupId, edit: impl FnOnce(&mut serde_json::Value)) {
+        let older = |plan: &mut serde_json::Value| {
+            for planned in plan["volumes"].as_array_mut().unwrap() {
+                planned["volume"]["attributes"].as_object_mut().unwrap().remove("snapshots_lie").unwrap();
+            }
+            edit(plan);
+        };
+        self.edit_plan(id, older).await;
+    }
+
+    /// Changes the note of where the snapshots of a volume of a session lie.
+    pub(crate) async fn edit_place(&self, id: &BackupId, volume: usize, edit: impl FnOnce(&mut serde_json::Value)) {
+        let moved = |plan: &mut serde_json::Value| {
+            let note = &mut plan["volumes"][volume]["volume"]["attributes"]["snapshots_lie"];
+            let mut place = serde_json::from_str(note.as_str().unwrap()).unwrap();
+            edit(&mut place);
+            *note = place.to_string().into();
+        };
+        self.edit_plan(id, moved).await;
+    }
+
     /// Takes the snapshots out of sight, as if their file system were not mounted; or brings them back.
     pub(crate) fn hide_snapshots(&self, hide: bool) {
         for root in &self.roots {

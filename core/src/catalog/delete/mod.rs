@@ -5,8 +5,11 @@
 //! snapshots from its journal.
 //!
 //! The invariants:
-//! * Order: snapshots, label, tars, proofs and journal, `backup.info`, WAL. Whatever stops it, `backup.info` still names all
-//!   that is left, and the same command again finishes the work.
+//! * Order: that it begins is [recorded](begun), then snapshots, label, tars, proofs and journal, WAL, `backup.info`. Whatever
+//!   stops it, `backup.info` still names all that is left, says that it is not a backup any more, and the same command again
+//!   finishes the work, the WAL included.
+//! * What cannot be seen from here is not gone: a backup with such a snapshot is refused, or left out, like one that is locked,
+//!   unless the user says that it no longer exists.
 //! * Snapshots are deleted by their tickets only, never by a pattern. Objects that nobody knows stay.
 //! * All of a backup or nothing: before the first of its snapshots is deleted, the provider says whether all of them can be.
 //!   A backup for which that is not so is refused if the user has named it; a policy leaves it out, with its WAL, and says so.
@@ -14,6 +17,7 @@
 //! * A backup that is kept is never deleted, nor one that may still be running, nor so many that fewer complete ones than the
 //!   minimum redundancy are left. A failed backup does not count as one that is left.
 
+mod begun;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -22,6 +26,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 
+pub(crate) use self::begun::begun;
 use self::snapshots::Snapshots;
 pub use self::snapshots::Trace;
 use super::retention::{BackupFacts, Retention, RetentionPolicy, WalPlan, classify};
@@ -51,6 +56,8 @@ pub struct DeleteRequest {
     pub minimum_redundancy: u32,
     /// Delete also what is still being made by its own word. Only right if the caller knows that its session is dead.
     pub even_started: bool,
+    /// Take snapshots that cannot be seen from here for gone: their host, disk or account no longer exists.
+    pub snapshots_gone: bool,
 }
 
 /// One backup of a [`DeletePlan`].
@@ -62,6 +69,8 @@ pub struct BackupDeletion {
     pub provider: Option<String>,
     /// Its snapshots.
     pub snapshots: Vec<Ticket>,
+    /// Snapshots that cannot be seen from here and count as gone, by the user's word.
+    pub given_up: Vec<Ticket>,
     /// By what to look for more of them, if its metadata may not name all.
     #[serde(skip)]
     pub search: Option<Trace>,
@@ -167,7 +176,7 @@ impl Catalog {
         let meant = entries.into_iter().filter(|entry| ids.contains(&entry.id));
         let looked = futures::stream::iter(meant)
             .map(|entry| async move {
-                let found = snapshots::of(&entry, providers, traces.get(&entry.id)).await;
+                let found = snapshots::of(&entry, providers, traces.get(&entry.id), request.snapshots_gone).await;
                 (entry.id, found)
             })
             .buffered(PARALLEL)
@@ -201,44 +210,62 @@ impl Catalog {
     }
 
     async fn deletion(&self, id: BackupId, found: Snapshots) -> Result<BackupDeletion> {
-        let Snapshots { provider, tickets: snapshots, search } = found;
+        let Snapshots { provider, tickets: snapshots, given_up, search, .. } = found;
         let (keys, info_key) = (self.objects_to_delete(&id).await?, self.layout().backup_info(&id));
-        Ok(BackupDeletion { id, provider, snapshots, search, keys, info_key })
+        Ok(BackupDeletion { id, provider, snapshots, given_up, search, keys, info_key })
     }
 
     /// Carries out a plan. What is gone already is success. A backup that fails is no reason to leave the others, but then
-    /// no WAL is deleted.
+    /// no WAL is deleted. `now` is written into what an interruption leaves.
     ///
     /// # Errors
     /// The first one. What fails for a backup stops the work on it before its `backup.info` goes.
-    pub async fn carry_out(&self, plan: &DeletePlan, providers: &dyn ProviderSource) -> Result<()> {
-        let mut first = None;
+    pub async fn carry_out(&self, plan: &DeletePlan, providers: &dyn ProviderSource, now: DateTime<Utc>) -> Result<()> {
+        let (mut first, mut emptied) = (None, Vec::new());
         for backup in &plan.backups {
-            if let Err(error) = self.delete_backup(backup, providers).await {
-                let error = error.with_operation("delete").with_context("backup_id", backup.id.to_string());
-                tracing::warn!(backup_id = %backup.id, error = error.chain(), "cannot be deleted");
-                first.get_or_insert(error);
+            match self.empty_backup(backup, providers, now).await {
+                Ok(()) => emptied.push(backup),
+                Err(error) => {
+                    let error = error.with_operation("delete").with_context("backup_id", backup.id.to_string());
+                    tracing::warn!(backup_id = %backup.id, error = error.chain(), "cannot be deleted");
+                    first.get_or_insert(error);
+                }
             }
         }
-        match first {
-            Some(error) => Err(error),
-            None => self.space().delete_many(&plan.wal_keys).await,
+        // While any of them is left, its metadata lead the next run to the WAL that could not be deleted in this one.
+        if first.is_none() {
+            self.space().delete_many(&plan.wal_keys).await?;
         }
+        for backup in emptied {
+            self.space().delete(&backup.info_key).await?;
+        }
+        first.map_or(Ok(()), Err)
     }
 
-    async fn delete_backup(&self, backup: &BackupDeletion, providers: &dyn ProviderSource) -> Result<()> {
+    /// Deletes all of a backup but its `backup.info`.
+    async fn empty_backup(
+        &self,
+        backup: &BackupDeletion,
+        providers: &dyn ProviderSource,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         // It may have been kept since the plan was made.
         if let Some(keep) = self.keep(&backup.id).await? {
             return Err(Error::precondition(format!("backup {} is kept ({keep})", backup.id)));
         }
-        if let Some(name) = &backup.provider {
-            let provider = providers.open(name).await?;
+        let provider = match &backup.provider {
+            Some(name) => Some(providers.open(name).await?),
+            None => None,
+        };
+        // And its snapshots may have got out of sight, or be held by now.
+        if let Some(provider) = &provider {
+            provider.check_delete(&backup.snapshots).await?;
+        }
+        self.begin_deletion(&backup.id, now).await?;
+        if let Some(provider) = &provider {
             snapshots::delete(provider.as_ref(), &backup.snapshots, backup.search.as_ref()).await?;
         }
-        for key in &backup.keys {
-            self.space().delete(key).await?;
-        }
-        self.space().delete(&backup.info_key).await
+        self.space().delete_many(&backup.keys).await
     }
 
     /// Label, tars, proofs and journal of a backup, in this order.
@@ -281,6 +308,9 @@ impl fmt::Display for DeletePlan {
             writeln!(f, "backup {}", backup.id)?;
             for ticket in &backup.snapshots {
                 writeln!(f, "  snapshot {}", ticket.snapshot)?;
+            }
+            for ticket in &backup.given_up {
+                writeln!(f, "  snapshot {} is not visible from here and counts as gone", ticket.snapshot)?;
             }
             for key in backup.keys.iter().chain([&backup.info_key]) {
                 writeln!(f, "  object {key}")?;

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::LocalOptions;
 use super::method::{Method, Sight, choose};
-use super::{btrfs, copy, inside, place, zfs};
+use super::{btrfs, copy, here, inside, place, zfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Mount, MountTable};
 use crate::provider::{Volume, VolumeSelection};
@@ -52,6 +52,7 @@ pub(super) fn volumes(options: &LocalOptions, selection: &VolumeSelection) -> Re
             if !named {
                 set_paths(&mut volume.attributes, HOLDS, &holds.iter().collect::<Vec<_>>());
             }
+            here::note_volume(&mut volume);
             volume
         })
         .collect())

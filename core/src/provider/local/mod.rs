@@ -25,6 +25,7 @@ mod method;
 mod patience;
 mod permits;
 mod place;
+mod records;
 mod remove;
 mod reservation;
 mod restore;
@@ -43,10 +44,12 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 
 use self::copy::Counters;
+pub(crate) use self::here::WHERE;
 pub use self::method::Method;
 use self::patience::Patience;
 use self::permits::Permits;
 pub use self::place::SNAPSHOT_DIRECTORY;
+use self::records::Unreadable;
 use self::slot::Slots;
 use self::zfs::Zfs;
 use super::{
@@ -54,6 +57,7 @@ use super::{
     SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::host::host_name;
 use crate::id::{BackupId, Token};
 use crate::model::{Literal, SnapshotRecord};
 
@@ -110,6 +114,11 @@ impl LocalProvider {
         })?
     }
 
+    /// Refuses a snapshot whose place cannot be seen: it must not count as gone.
+    fn check_seen(&self, ticket: &Ticket) -> Result<()> {
+        here::check(&self.zfs(), ticket)
+    }
+
     fn create_now(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
         check::group(request)?;
         if request.volumes.iter().all(|snapshot| is_zfs(&snapshot.volume.method)) {
@@ -127,10 +136,15 @@ impl LocalProvider {
         request.volumes.iter().map(|snapshot| self.slots.create(request, snapshot)).collect()
     }
 
-    fn look(&self, volumes: &[Volume], wanted: impl Fn(&Token, &str) -> bool) -> Result<Vec<Ticket>> {
+    fn look(
+        &self,
+        volumes: &[Volume],
+        unreadable: Unreadable,
+        wanted: impl Fn(&Token, &str) -> bool,
+    ) -> Result<Vec<Ticket>> {
         let (on_zfs, others): (Vec<Volume>, Vec<Volume>) =
             volumes.iter().cloned().partition(|volume| is_zfs(&volume.method));
-        let mut tickets = Slots::scan(&others, &wanted)?;
+        let mut tickets = Slots::scan(&others, unreadable, &wanted)?;
         tickets.extend(self.zfs().list(&on_zfs, &wanted)?);
         Ok(tickets)
     }
@@ -230,7 +244,7 @@ impl SnapshotProvider for LocalProvider {
     }
 
     async fn instance(&self, name: Option<&str>) -> Result<Instance> {
-        let host = here::host();
+        let host = host_name();
         match name {
             Some(name) if name != host && name != "localhost" => {
                 Err(Error::not_found(format!("the local provider knows this host ({host}) only, not {name}"))
@@ -274,64 +288,90 @@ impl SnapshotProvider for LocalProvider {
 
     async fn status(&self, ticket: &Ticket) -> Result<SnapshotStatus> {
         let ticket = ticket.clone();
-        self.blocking(
-            move |this| {
-                if is_zfs(&ticket.method) { this.zfs_status(&ticket) } else { this.slots.status(&ticket) }
-            },
-        )
+        self.blocking(move |this| {
+            let status = if is_zfs(&ticket.method) { this.zfs_status(&ticket) } else { this.slots.status(&ticket) };
+            match status {
+                // Only the one who looks into the right place can say so.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    Err(this.check_seen(&ticket).err().unwrap_or(error))
+                }
+                status => status,
+            }
+        })
         .await
+    }
+
+    async fn unseen(&self, instance: &Instance, volumes: &[Volume]) -> Result<Option<String>> {
+        let (instance, volumes) = (instance.clone(), volumes.to_vec());
+        self.blocking(move |this| here::why_unseen(&this.zfs(), &instance, &volumes)).await
     }
 
     async fn find(&self, token: &Token, volumes: &[Volume]) -> Result<Vec<Ticket>> {
         let (token, volumes) = (token.clone(), volumes.to_vec());
-        self.blocking(move |this| this.look(&volumes, |found, _| *found == token)).await
+        self.blocking(move |this| this.look(&volumes, Unreadable::Refuse, |found, _| *found == token)).await
     }
 
     async fn list(&self, mark: &str, volumes: &[Volume]) -> Result<Vec<Ticket>> {
         let (mark, volumes) = (mark.to_owned(), volumes.to_vec());
-        self.blocking(move |this| this.look(&volumes, |_, found| found == mark)).await
+        self.blocking(move |this| this.look(&volumes, Unreadable::LeaveOut, |_, found| found == mark)).await
     }
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
-        here::check(ticket)?;
         let ticket = ticket.clone();
         let counters = Arc::new(Counters::default());
         let _stop = StopWhenDropped(Arc::clone(&counters));
-        self.blocking(move |this| match is_zfs(&ticket.method) {
-            true => this.zfs().delete(&ticket),
-            false => this.slots.delete(&ticket, &Patience::new(&counters.cancelled)),
+        self.blocking(move |this| {
+            this.check_seen(&ticket)?;
+            match is_zfs(&ticket.method) {
+                true => this.zfs().delete(&ticket),
+                false => this.slots.delete(&ticket, &Patience::new(&counters.cancelled)),
+            }
         })
         .await
     }
 
     async fn check_delete(&self, tickets: &[Ticket]) -> Result<()> {
-        tickets.iter().try_for_each(here::check)
+        let tickets = tickets.to_vec();
+        self.blocking(move |this| {
+            tickets.iter().try_for_each(|ticket| this.check_seen(ticket))?;
+            tickets.iter().filter(|ticket| !is_zfs(&ticket.method)).try_for_each(Slots::check_delete)
+        })
+        .await
     }
 
     async fn content(&self, ticket: &Ticket) -> Result<Option<PathBuf>> {
-        here::check(ticket)?;
-        if is_zfs(&ticket.method) {
-            return Ok(None);
-        }
         let ticket = ticket.clone();
-        self.blocking(move |this| this.slots.content(&ticket).map(|(tree, _)| Some(tree))).await
+        self.blocking(move |this| {
+            this.check_seen(&ticket)?;
+            if is_zfs(&ticket.method) {
+                return Ok(None);
+            }
+            this.slots.content(&ticket).map(|(tree, _)| Some(tree))
+        })
+        .await
     }
 
     async fn restore_space(&self, request: &CreateVolumeRequest) -> Result<Option<RestoreSpace>> {
-        here::check(&request.ticket)?;
         let request = request.clone();
         let counters = Arc::new(Counters::default());
         let _stop = StopWhenDropped(Arc::clone(&counters));
-        self.blocking(move |this| this.restore_space_now(&request, &counters)).await
+        self.blocking(move |this| {
+            this.check_seen(&request.ticket)?;
+            this.restore_space_now(&request, &counters)
+        })
+        .await
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
-        here::check(&request.ticket)?;
         let request = request.clone();
         let counters = Arc::new(Counters::default());
         // A thread cannot be dropped: it is told to stop, and removes what it has made.
         let _stop = StopWhenDropped(Arc::clone(&counters));
-        self.blocking(move |this| this.create_volume_now(&request, &counters)).await
+        self.blocking(move |this| {
+            this.check_seen(&request.ticket)?;
+            this.create_volume_now(&request, &counters)
+        })
+        .await
     }
 
     async fn attach(&self, volume: &RestoredVolume, _instance: &Instance) -> Result<RestoredVolume> {

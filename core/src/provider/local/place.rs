@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
 
+use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::provider::names::hash;
 
@@ -45,6 +46,13 @@ pub(super) fn is_usable(directory: &Path, may_write: impl Fn(&Path) -> bool) -> 
 /// True if this process may make entries in `directory`.
 pub(super) fn may_write(directory: &Path) -> bool {
     rustix::fs::accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// As [`may_write`], with the reason.
+pub(super) fn check_write(directory: &Path) -> Result<()> {
+    rustix::fs::accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|error| Error::io("write to", directory, error.into()))
+        .map_err(|error| Error::precondition("its snapshots cannot be deleted").with_source(error))
 }
 
 /// Every directory in which snapshots of this volume may lie, also ones made with other rights or options.

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use super::sidecar::{self, Flush, Lock, Record, RecordState, Slot, make_private_directory};
+use super::records::{self, Unreadable};
+use super::sidecar::{Flush, Lock, Record, RecordState, Slot, make_private_directory};
 use super::space;
 use crate::error::{Error, ErrorKind, Result, Retry};
 
@@ -27,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the living are yet to write into this snapshot directory.
 pub(super) fn by_others(place: &Path) -> Result<u64> {
-    let records = sidecar::scan(place)?;
+    let records = records::scan(place, Unreadable::LeaveOut)?;
     let open = records.iter().filter(|record| record.state == RecordState::Creating && record.needs.is_some());
     Ok(open.map(|record| left(&Slot::new(place, &record.name), record)).fold(0, u64::saturating_add))
 }

@@ -98,7 +98,7 @@ impl Record {
             root: self.root.clone(),
             method: self.method.clone(),
             token: self.token.clone(),
-            attributes: super::here::attributes(),
+            attributes: super::here::attributes(Some(directory)),
         }
     }
 }
@@ -410,30 +410,6 @@ impl Lock {
     }
 }
 
-/// All records in `directory`; none if there is no such directory. What cannot be read is left out with a warning, so
-/// that one bad file does not hide the others.
-pub(super) fn scan(directory: &Path) -> Result<Vec<Record>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("read", directory, error)),
-    };
-    let mut records = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|source| Error::io("read", directory, source))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
-        let Some(name) = name.filter(|name| super::place::is_valid_name(name)) else { continue };
-        match Slot::new(directory, name).read() {
-            Ok(Some(record)) if record.name == name => records.push(record),
-            Ok(Some(_)) => tracing::warn!(path = %path.display(), "the record of a snapshot names another one"),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(path = %path.display(), error = %error.chain(), "cannot read the record"),
-        }
-    }
-    records.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(records)
-}
-
 fn parse(path: &Path, file: File) -> Result<Record> {
     let bad = |why: String| Error::corrupt(format!("not a record of a snapshot: {}", path.display())).with_source(why);
     let mut bytes = Vec::new();
@@ -470,6 +446,7 @@ fn sync_directory(directory: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::{Unreadable, scan};
     use super::*;
 
     fn record(name: &str) -> Record {
@@ -553,9 +530,12 @@ mod tests {
         std::fs::write(directory.join("d.json"), serde_json::to_vec(&record("other")).unwrap()).unwrap();
         let later = Record { version: VERSION + 1, ..record("e") };
         std::fs::write(directory.join("e.json"), serde_json::to_vec(&later).unwrap()).unwrap();
-        let names: Vec<_> = scan(&directory).unwrap().into_iter().map(|record| record.name).collect();
+        let names: Vec<_> =
+            scan(&directory, Unreadable::LeaveOut).unwrap().into_iter().map(|record| record.name).collect();
         assert_eq!(names, ["a", "c"]);
-        assert!(scan(&temp.path().join("absent")).unwrap().is_empty());
+        let error = scan(&directory, Unreadable::Refuse).unwrap_err();
+        assert!(error.hint().is_some_and(|hint| hint.contains("looked for")), "{error}");
+        assert!(scan(&temp.path().join("absent"), Unreadable::Refuse).unwrap().is_empty());
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::job::{self, Jobs};
 use super::method::Method;
 use super::patience::Patience;
 use super::permits::Permits;
-use super::sidecar::{self, Flush, Record, RecordState, Slot};
+use super::records::{self, Unreadable};
+use super::sidecar::{Flush, Record, RecordState, Slot};
 use super::tree::CloneOptions;
 use super::{btrfs, discovery, exists_already, not_ours, place, remove, reservation, space};
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -54,7 +55,8 @@ impl Slots {
         let method: Method = volume.method.parse()?;
         let directory = discovery::snapshots(volume);
         let same = |token: &Token, _: &str| *token == request.token;
-        if let Some(existing) = Self::scan(std::slice::from_ref(volume), same)?.iter().find(|t| t.volume == volume.id) {
+        let there = Self::scan(std::slice::from_ref(volume), Unreadable::LeaveOut, same)?;
+        if let Some(existing) = there.iter().find(|t| t.volume == volume.id) {
             return Err(exists_already(existing));
         }
         let slot = Slot::new(&directory, &snapshot.name);
@@ -137,7 +139,11 @@ impl Slots {
     }
 
     /// All snapshots in the places of these volumes whose token and server are wanted.
-    pub(super) fn scan(volumes: &[Volume], wanted: impl Fn(&Token, &str) -> bool) -> Result<Vec<Ticket>> {
+    pub(super) fn scan(
+        volumes: &[Volume],
+        unreadable: Unreadable,
+        wanted: impl Fn(&Token, &str) -> bool,
+    ) -> Result<Vec<Ticket>> {
         let (mut places, mut recorded): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
         for volume in volumes {
             let known = discovery::snapshots(volume);
@@ -154,7 +160,7 @@ impl Slots {
         }
         let mut tickets = Vec::new();
         for place in places {
-            let records = match sidecar::scan(&place) {
+            let records = match records::scan(&place, unreadable) {
                 Ok(records) => records,
                 // Where the snapshots of this volume are known to lie, "not allowed to look" is not "nothing there".
                 Err(error) if error.kind() == ErrorKind::PermissionDenied && recorded.contains(&place) => {
@@ -169,6 +175,17 @@ impl Slots {
             );
         }
         Ok(tickets)
+    }
+
+    /// Refuses what could be deleted only in part: whoever may not change the directory of the snapshots, or finds it on a file
+    /// system that is mounted read-only, would stop in the middle. Gone already can be deleted.
+    pub(super) fn check_delete(ticket: &Ticket) -> Result<()> {
+        let slot = Slot::of_ticket(ticket)?;
+        let Some(record) = slot.read()? else { return Ok(()) };
+        if record.token != ticket.token {
+            return Err(not_ours(&ticket.snapshot));
+        }
+        place::check_write(slot.directory())
     }
 
     /// Deletes the tree, then the record. What a process left halfway is finished by the next one.

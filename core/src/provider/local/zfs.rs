@@ -84,6 +84,17 @@ impl Zfs {
         Ok(tickets)
     }
 
+    /// Why the snapshots of a dataset cannot be seen from here, if they cannot: its pool may be exported, the dataset renamed.
+    pub(super) fn out_of_sight(&self, dataset: &str) -> Result<Option<String>> {
+        match self.run(&["list", "-H", "-o", "name", dataset]) {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok(Some(format!("there is no ZFS dataset {dataset} here; is its pool imported, was it renamed?")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The token of a snapshot; `None` if there is no such snapshot.
     pub(super) fn token_of(&self, snapshot: &str) -> Result<Option<String>> {
         match self.run(&["get", "-H", "-o", "value", TOKEN, checked(snapshot)?]) {
@@ -217,7 +228,7 @@ pub(super) fn ticket(volume: &Volume, dataset: &str, name: &str, token: Token) -
         root: volume.root.clone(),
         method: super::Method::Zfs.to_string(),
         token,
-        attributes: super::here::attributes(),
+        attributes: super::here::attributes(None),
     }
 }
 

@@ -1,0 +1,271 @@
+//! What cannot be seen is not gone: snapshots on a file system that is not mounted, or on which another one is mounted, are neither
+//! undone, nor deleted, recorded as deleted, or forgotten; and the same backup is intact when they can be seen again.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "helpers of tests: a panic is a failure; real time")]
+
+mod support_fs;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use barman_snap::catalog::delete::Selection;
+use barman_snap::catalog::{Catalog, DeleteRequest, Layout, ObjectSpace, RetentionPolicy, ServerName};
+use barman_snap::engine::RecoverRequest;
+use barman_snap::id::BackupId;
+use barman_snap::model::BackupStatus;
+use barman_snap::provider::local::{LocalOptions, LocalProvider, Method};
+use barman_snap::session::gc::GcLimits;
+use barman_snap::session::{Action, BackupRequest, BackupSession, Phase, Step, WalPolicy, Wishes};
+use barman_snap::testing::{ManualClock, ScriptedPostgres};
+use barman_snap::{Engine, ErrorKind};
+use support_fs::{Kind, Mounted, mounted, run, text};
+
+/// A cluster on a file system of its own, and a catalog elsewhere.
+struct Place {
+    clock: Arc<ManualClock>,
+    catalog: Catalog,
+    postgres: ScriptedPostgres,
+    disk: Mounted,
+    image: PathBuf,
+}
+
+impl Place {
+    fn new(kind: Kind) -> Option<Self> {
+        let disk = mounted(kind, 300)?;
+        let data = match kind {
+            Kind::Btrfs => disk.subvolume("pg"),
+            _ => disk.directory("pg"),
+        };
+        std::fs::create_dir_all(data.join("global")).unwrap();
+        std::fs::create_dir(data.join("pg_wal")).unwrap();
+        std::fs::write(data.join("global/pg_control"), "control").unwrap();
+        let layout = Layout::new("", ServerName::new("pg1").unwrap()).unwrap();
+        Some(Self {
+            clock: Arc::new(ManualClock::at("2026-05-29T10:11:12Z".parse().unwrap())),
+            catalog: Catalog::new(ObjectSpace::in_memory(), layout),
+            postgres: ScriptedPostgres::new(&data, vec![]),
+            image: disk.path().with_file_name("image"),
+            disk,
+        })
+    }
+
+    fn engine(&self) -> Engine {
+        let provider = LocalProvider::new(LocalOptions { method: Method::Auto, ..LocalOptions::default() });
+        Engine::on(self.catalog.clone()).provider(Arc::new(provider)).clock(self.clock.clone()).build()
+    }
+
+    async fn session(&self) -> BackupSession {
+        let request = BackupRequest { wal: WalPolicy::External, ..BackupRequest::default() };
+        self.engine().backup(self.postgres.connect(), &request).await.unwrap()
+    }
+
+    async fn backup(&self) -> BackupId {
+        let mut session = self.session().await;
+        session.run().await.unwrap();
+        self.clock.advance(std::time::Duration::from_secs(60));
+        session.backup_id().clone()
+    }
+
+    /// A session that has come past the line, and whose process has ended.
+    async fn left_past_the_line(&self) -> BackupId {
+        let mut session = self.session().await;
+        while session.next_step().await.unwrap() != Some(Step::StoreLabel) {}
+        let id = session.backup_id().clone();
+        drop(session);
+        let key = self.catalog.layout().session_entry(&id, 0);
+        let (bytes, _) = self.catalog.space().get(&key).await.unwrap().unwrap();
+        let mut entry: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        entry["plan"]["owner"]["started"] = 1.into();
+        self.catalog.space().put(&key, entry.to_string()).await.unwrap();
+        id
+    }
+
+    /// Every object of the catalog, to the byte.
+    async fn objects(&self) -> Vec<(String, Vec<u8>)> {
+        let mut objects = Vec::new();
+        for object in self.catalog.space().list("").await.unwrap() {
+            let (bytes, _) = self.catalog.space().get(&object.key).await.unwrap().unwrap();
+            objects.push((object.key, bytes.to_vec()));
+        }
+        objects
+    }
+
+    fn point(&self) -> &Path {
+        self.disk.path()
+    }
+}
+
+/// How snapshots get out of sight.
+#[derive(Clone, Copy, Debug)]
+enum Hidden {
+    NotMounted,
+    OtherFileSystem,
+    OtherPlace,
+}
+
+impl Hidden {
+    const ALL: [Self; 3] = [Self::NotMounted, Self::OtherFileSystem, Self::OtherPlace];
+
+    fn hide(self, place: &Place) -> PathBuf {
+        let other = place.image.with_file_name("other");
+        unmount(place.point());
+        match self {
+            Self::NotMounted => {}
+            Self::OtherFileSystem => {
+                std::fs::File::create(&other).unwrap().set_len(300 << 20).unwrap();
+                run("mkfs.ext4", &["-q", "-F", text(&other)]).unwrap();
+                run("mount", &["-o", "loop", text(&other), text(place.point())]).unwrap();
+            }
+            Self::OtherPlace => {
+                std::fs::create_dir_all(&other).unwrap();
+                run("mount", &["-o", "loop", text(&place.image), text(&other)]).unwrap();
+            }
+        }
+        other
+    }
+
+    fn show(self, place: &Place, other: &Path) {
+        match self {
+            Self::NotMounted => {}
+            Self::OtherFileSystem => unmount(place.point()),
+            Self::OtherPlace => unmount(other),
+        }
+        run("mount", &["-o", "loop", text(&place.image), text(place.point())]).unwrap();
+        let _ = std::fs::remove_file(other);
+        let _ = std::fs::remove_dir(other);
+    }
+}
+
+/// A copy that its session has left goes on for a moment.
+fn unmount(point: &Path) {
+    for _ in 0..100 {
+        if run("umount", &[text(point)]).is_ok() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{} is busy", point.display());
+}
+
+const AT_ONCE: GcLimits =
+    GcLimits { keep_undone: chrono::Duration::zero(), volumes_older_than: chrono::Duration::zero() };
+
+fn delete(selection: Selection) -> DeleteRequest {
+    DeleteRequest { selection, minimum_redundancy: 0, even_started: false, snapshots_gone: false }
+}
+
+#[tokio::test]
+async fn nothing_is_undone_deleted_recorded_or_forgotten_while_snapshots_cannot_be_seen() {
+    for kind in [Kind::Ext4, Kind::Btrfs] {
+        let Some(place) = Place::new(kind) else { return };
+        let (old, new) = (place.backup().await, place.backup().await);
+        let left = place.left_past_the_line().await;
+        let engine = place.engine();
+        for hidden in Hidden::ALL {
+            let before = place.objects().await;
+            let other = hidden.hide(&place);
+            for dry_run in [true, false] {
+                let wishes = Wishes { force: true, discard: true, ..Wishes::default() };
+                let request = RecoverRequest { wishes, dry_run, ..RecoverRequest::default() };
+                let rescues = engine.recover(&request).await.unwrap();
+                let rescue = rescues.iter().find(|rescue| rescue.plan.backup_id == left).unwrap();
+                assert!(matches!(rescue.plan.action, Action::NotVisible { .. }), "{hidden:?}: {rescue:?}");
+            }
+            let error = engine.plan_delete(&delete(Selection::Backups(vec![old.clone()]))).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Precondition);
+            assert!(error.chain().contains("cannot be seen from here"), "{hidden:?}: {}", error.chain());
+            let policy = Selection::Obsolete(RetentionPolicy::Redundancy(1));
+            let plan = engine.plan_delete(&delete(policy)).await.unwrap();
+            engine.delete(&plan).await.unwrap();
+            assert_eq!((plan.backups.len(), plan.skipped.len()), (0, 1), "{hidden:?}: {plan}");
+            let plan = engine.plan_gc(&AT_ONCE).await.unwrap();
+            assert!(plan.is_empty(), "{hidden:?}: {plan}");
+            assert_eq!(plan.unseen_snapshots.len(), 3, "{plan}");
+            engine.apply_gc(&plan).await.unwrap();
+            let provider = engine.provider();
+            let record = engine.catalog().read(&new).await.unwrap().engine_record().unwrap().unwrap();
+            let ticket = &record.snapshots[0].ticket;
+            assert_eq!(provider.status(ticket).await.unwrap_err().kind(), ErrorKind::Precondition, "{hidden:?}");
+            assert_eq!(provider.content(ticket).await.unwrap_err().kind(), ErrorKind::Precondition, "{hidden:?}");
+            assert_eq!(provider.delete(ticket).await.unwrap_err().kind(), ErrorKind::Precondition, "{hidden:?}");
+            hidden.show(&place, &other);
+            assert_eq!(place.objects().await, before, "{kind:?}, {hidden:?}");
+            provider.status(ticket).await.unwrap();
+        }
+        // Seen again, all works as if nothing had been.
+        let rescues = engine.recover(&RecoverRequest::default()).await.unwrap();
+        assert_eq!(rescues.iter().find(|rescue| rescue.plan.backup_id == left).unwrap().ended, Phase::Published);
+        let plan = engine.plan_delete(&delete(Selection::Obsolete(RetentionPolicy::Redundancy(1)))).await.unwrap();
+        engine.delete(&plan).await.unwrap();
+        assert_eq!(plan.backups.len(), 2);
+        assert_eq!(
+            std::fs::read_dir(place.point().join(".barman_snap")).unwrap().count(),
+            2,
+            "a snapshot and its record"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_undo_whose_snapshots_get_out_of_sight_is_not_recorded_as_done_and_is_ended_later() {
+    let Some(place) = Place::new(Kind::Ext4) else { return };
+    let mut session = place.session().await;
+    while session.next_step().await.unwrap() != Some(Step::AwaitCut(0)) {}
+    let other = Hidden::NotMounted.hide(&place);
+    session.cancel_token().cancel();
+    session.run().await.unwrap_err();
+    drop(session);
+    let (states, _) = place.engine().sessions().await.unwrap();
+    assert_eq!((states[0].phase, states[0].snapshots_deleted), (Phase::Stuck, false));
+    Hidden::NotMounted.show(&place, &other);
+    let wishes = Wishes { force: true, ..Wishes::default() };
+    let rescues = place.engine().recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+    assert_eq!(rescues[0].ended, Phase::Undone, "{rescues:?}");
+    assert!(!place.point().join(".barman_snap").exists());
+}
+
+#[tokio::test]
+async fn what_is_gone_by_the_word_of_the_user_can_be_given_up() {
+    let Some(place) = Place::new(Kind::Ext4) else { return };
+    let id = place.backup().await;
+    let left = place.left_past_the_line().await;
+    let other = Hidden::NotMounted.hide(&place);
+    let engine = place.engine();
+    let request = DeleteRequest { snapshots_gone: true, ..delete(Selection::Backups(vec![id.clone()])) };
+    let plan = engine.plan_delete(&request).await.unwrap();
+    assert_eq!((plan.backups[0].snapshots.len(), plan.backups[0].given_up.len()), (0, 1));
+    assert!(plan.to_string().contains("counts as gone"), "{plan}");
+    engine.delete(&plan).await.unwrap();
+    assert_eq!(engine.catalog().read(&id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    let wishes = Wishes { snapshots_gone: true, ..Wishes::default() };
+    let rescues = engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+    let rescue = rescues.iter().find(|rescue| rescue.plan.backup_id == left).unwrap();
+    assert_eq!(rescue.ended, Phase::Undone, "{rescue:?}");
+    Hidden::NotMounted.show(&place, &other);
+}
+
+#[tokio::test]
+async fn a_deletion_that_breaks_off_leaves_what_no_list_takes_for_a_backup_and_the_next_run_ends_it() {
+    let Some(place) = Place::new(Kind::Btrfs) else { return };
+    let (old, new) = (place.backup().await, place.backup().await);
+    let engine = place.engine();
+    let plan = engine.plan_delete(&delete(Selection::Backups(vec![old.clone()]))).await.unwrap();
+    // Its snapshot cannot be deleted: a subvolume in it is in the way, which only the deletion itself finds.
+    let snapshot = PathBuf::from(&plan.backups[0].snapshots[0].snapshot);
+    run("btrfs", &["property", "set", text(&snapshot), "ro", "false"]).unwrap();
+    run("btrfs", &["-q", "subvolume", "create", text(&snapshot.join("in the way"))]).unwrap();
+    engine.delete(&plan).await.unwrap_err();
+    let info = engine.catalog().read(&old).await.unwrap();
+    assert_eq!(info.status, BackupStatus::Failed);
+    assert!(info.error.unwrap().contains("its deletion was begun"), "and says so");
+    assert_eq!(engine.catalog().resolve("first").await.unwrap(), new);
+    // The minimum redundancy counts only what can be restored.
+    let last = DeleteRequest { minimum_redundancy: 1, ..delete(Selection::Backups(vec![new.clone()])) };
+    assert_eq!(engine.plan_delete(&last).await.unwrap_err().kind(), ErrorKind::Precondition);
+    run("btrfs", &["-q", "subvolume", "delete", text(&snapshot.join("in the way"))]).unwrap();
+    let plan = engine.plan_delete(&delete(Selection::Obsolete(RetentionPolicy::Redundancy(1)))).await.unwrap();
+    engine.delete(&plan).await.unwrap();
+    assert_eq!(plan.backups.iter().map(|backup| &backup.id).collect::<Vec<_>>(), [&old]);
+    let left: Vec<BackupId> = engine.catalog().list().await.unwrap().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(left, [new]);
+    assert!(!snapshot.exists());
+}
