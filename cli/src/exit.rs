@@ -7,7 +7,7 @@
 //! | 2 | something could not be reached |
 //! | 3 | wrong options or names |
 //! | 4 | damaged data, or a defect; `wal-restore`: also whatever else went wrong |
-//! | 5 | done, but for what cannot be deleted now (`delete --retention-policy`), cannot be seen from here (`recover`) or not be asked (`gc`) |
+//! | 5 | done, but WAL does not arrive in this catalog (`backup`), or but for what cannot be deleted now (`delete --retention-policy`), cannot be seen from here (`recover`) or not be asked (`gc`) |
 //!
 //! They are those of the `barman-cloud-*` tools where those have one; callers such as `restore_command` wrappers rely on
 //! `wal-restore` giving 1 for a missing file and 2 for a network that is down.

@@ -79,9 +79,10 @@ async fn a_cluster_on_another_host_is_planned_from_the_description_alone() {
     assert!(plan.config_files.is_empty(), "files of this host are none of that server");
     let findings = case.check(case.there()).await;
     assert!(findings.is_ok(), "{findings:?}");
-    let expected = ["catalog writable", "sessions", "PostgreSQL", "privileges", "server", "archiving", "paths"];
+    let expected =
+        ["catalog writable", "sessions", "PostgreSQL", "privileges", "server", "catalog of this cluster", "archiving"];
     assert_eq!(names(&findings)[..7], expected);
-    assert_eq!(names(&findings)[7..], ["instance", "volumes", "coverage", "snapshots possible"]);
+    assert_eq!(names(&findings)[7..], ["paths", "instance", "volumes", "coverage", "snapshots possible"]);
 }
 
 #[tokio::test]
@@ -152,11 +153,12 @@ async fn an_archiver_that_fails_or_archives_elsewhere_is_told() {
         last_archived: event("000000010000000000000007", before),
         last_failed: event("000000010000000000000008", now),
         failed_count: 3,
+        settings_since: None,
     };
     case.postgres.set_archiver(failing.clone());
     let archiver = line(&case.check(case.there()).await, "archiver").clone();
     assert!(!archiver.ok && archiver.detail.contains("it fails: 000000010000000000000008"), "{archiver:?}");
-    let elsewhere = ArchiverState { last_failed: None, ..failing };
+    let elsewhere = ArchiverState { last_failed: None, ..failing.clone() };
     case.postgres.set_archiver(elsewhere);
     let archiver = line(&case.check(case.there()).await, "archiver").clone();
     assert!(!archiver.ok && archiver.detail.contains("not in this catalog"), "{archiver:?}");
@@ -164,6 +166,15 @@ async fn an_archiver_that_fails_or_archives_elsewhere_is_told() {
     let key = case.catalog.layout().wal(WalName::Segment(segment), None);
     case.catalog.space().put(&key, "x".to_owned()).await.unwrap();
     assert!(line(&case.check(case.there()).await, "archiver").ok);
+    // What a backup leaves in pg_wal is a file of the archive like any other, and no segment stands in for it.
+    let label = ArchiverState { last_archived: event("000000010000000000000007.00000028.backup", before), ..failing };
+    let label = ArchiverState { last_failed: None, ..label };
+    case.postgres.set_archiver(label.clone());
+    assert!(!line(&case.check(case.there()).await, "archiver").ok);
+    // Before the settings were loaded that hold now, it may have been archived by another command.
+    case.postgres.set_archiver(ArchiverState { settings_since: Some(now), ..label });
+    let archiver = line(&case.check(case.there()).await, "archiver").clone();
+    assert!(archiver.ok && archiver.detail.contains("pg_switch_wal() shows"), "{archiver:?}");
     case.request.wal = WalPolicy::External;
     assert!(!names(&case.check(case.there()).await).contains(&"archiver"));
 }
@@ -176,4 +187,26 @@ async fn no_connection_is_told_with_what_could_be_done() {
     let postgres = line(&findings, "PostgreSQL");
     assert_eq!((postgres.ok, postgres.detail.as_str()), (false, "connection refused"));
     assert!(postgres.hint.is_some());
+}
+
+#[tokio::test]
+async fn what_a_backup_would_refuse_is_never_green() {
+    let case = Case::new();
+    case.catalog.pin_system_id("7000000000000000001", None).await.unwrap();
+    let finding = line(&case.check(case.there()).await, "catalog of this cluster").clone();
+    assert!(!finding.ok && finding.detail.contains("7000000000000000001"), "{finding:?}");
+    // A backup in the future stops the next one: the clock of some host is wrong.
+    let case = Case::new();
+    let id = barman_snap::id::BackupId::at((chrono::Utc::now() + chrono::Duration::days(2)).naive_utc());
+    let info = barman_snap::model::BackupInfo {
+        begin_time: Some((chrono::Utc::now() + chrono::Duration::days(2)).fixed_offset()),
+        ..Default::default()
+    };
+    case.catalog.create(&id, &info).await.unwrap();
+    let refused = case.there().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap_err();
+    let findings = case.check(case.there()).await;
+    let finding = line(&findings, "backup id");
+    assert!(
+        !finding.ok && [finding.detail.as_str(), refused.message()].iter().all(|text| text.contains("in the future"))
+    );
 }

@@ -269,3 +269,27 @@ async fn a_deletion_that_breaks_off_leaves_what_no_list_takes_for_a_backup_and_t
     assert_eq!(left, [new]);
     assert!(!snapshot.exists());
 }
+
+#[tokio::test]
+async fn the_age_of_a_session_is_measured_by_the_clock_of_the_store() {
+    let Some(place) = Place::new(Kind::Ext4) else { return };
+    let id = place.left_past_the_line().await;
+    let key = place.catalog.layout().session_entry(&id, 0);
+    let (bytes, _) = place.catalog.space().get(&key).await.unwrap().unwrap();
+    let mut entry: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    entry["plan"]["owner"]["boot_id"] = "of another host".into();
+    entry["plan"]["owner"]["machine"] = "another".into();
+    place.catalog.space().put(&key, entry.to_string()).await.unwrap();
+    let keys = |objects: Vec<(String, Vec<u8>)>| objects.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    let before = keys(place.objects().await);
+    // The clock of this host is years off, one way or the other; the driver was heard of a moment ago.
+    for year in ["2020", "2099"] {
+        place.clock.set(format!("{year}-05-29T10:11:12Z").parse().unwrap());
+        let rescues = place.engine().recover(&RecoverRequest::default()).await.unwrap();
+        assert!(
+            matches!(&rescues[0].plan.action, Action::LeaveAlone { why } if why.contains("heard of")),
+            "{rescues:?}"
+        );
+    }
+    assert_eq!(keys(place.objects().await), before, "nothing is left of the question");
+}

@@ -140,7 +140,8 @@ pub unsafe extern "C" fn bs_session_next_step(
 }
 
 /// Runs the session to its end. On success `*summary` becomes a JSON object: backup_id, begin_lsn, end_lsn, snapshots,
-/// backup_mode_ms, cut_ms, bytes_copied, wal_supplied. On failure the context "ended" of the error says what is left:
+/// backup_mode_ms, cut_ms, bytes_copied, wal_supplied,
+/// archived_elsewhere. On failure the context "ended" of the error says what is left:
 /// "undone" is nothing, "finishing" is for bs_recover to complete, "stuck" is for somebody to look at.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_session_run(

@@ -66,6 +66,9 @@ class Backup(Record):
     wal_supplied: tuple[str, ...] = ()
     """WAL segments that the engine stored itself."""
 
+    archived_elsewhere: Optional[str] = None
+    """A file that the server says it has archived, and that was not in the catalog: ``archive_command`` stores elsewhere."""
+
 
 @dataclass(frozen=True, repr=False)
 class Reached(Record):

@@ -104,6 +104,20 @@ impl LoopFs {
         &self.mount
     }
 
+    /// Takes it out of sight. Nobody may be at work on it; what has just ended may hold it for a moment.
+    #[track_caller]
+    pub fn unmount(&self) {
+        crate::wait::wait_for("the file system to be left alone", std::time::Duration::from_secs(20), || {
+            crate::command::attempt(Command::new("umount").arg(&self.mount)).success().then_some(())
+        });
+    }
+
+    /// Mounts it where it was.
+    #[track_caller]
+    pub fn mount_again(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(&self.mount));
+    }
+
     /// Its image file.
     pub fn image(&self) -> PathBuf {
         self.scratch.path().join("image")

@@ -51,7 +51,14 @@ pub(crate) async fn run(common: &Common, args: BackupArgs) -> Result<Exit> {
         Format::Text => output::write(&summary.backup_id.to_string())?,
         Format::Json => output::print(common.format, &summary, |_| String::new())?,
     }
-    Ok(Exit::Success)
+    let Some(file) = &summary.archived_elsewhere else { return Ok(Exit::Success) };
+    output::note(&format!(
+        "warning: the server says that {file} was archived, but it is not in this catalog: archive_command stores it elsewhere, or \
+         nowhere. Backup {} is complete, but there is no recovery to a later time. Let archive_command be `barman-snap \
+         wal-archive` with this URL and server, or give --wal-external if another tool keeps the WAL",
+        summary.backup_id
+    ));
+    Ok(Exit::LeftOut)
 }
 
 fn request(args: &BackupArgs) -> Result<BackupRequest> {

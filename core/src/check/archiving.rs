@@ -27,8 +27,8 @@ pub(super) fn settings(report: &mut Findings, facts: &ServerFacts) -> bool {
     hint.is_none()
 }
 
-/// What the archiver has done. `here` says whether the file that it archived last is in the catalog, where that is known.
-pub(super) fn archiver(report: &mut Findings, state: &ArchiverState, here: Option<bool>) {
+/// What the archiver has done. `elsewhere`: the file that it archived last, with the settings that hold now, is not in the catalog.
+pub(super) fn archiver(report: &mut Findings, state: &ArchiverState, elsewhere: bool) {
     const LINE: &str = "archiver";
     let archived = state.last_archived.as_ref();
     let last = archived.map_or_else(|| "nothing so far".to_owned(), |(file, time)| format!("{file} at {time}"));
@@ -45,17 +45,24 @@ pub(super) fn archiver(report: &mut Findings, state: &ArchiverState, here: Optio
             ),
         );
     }
-    if here == Some(false) {
+    if elsewhere {
         return report.bad(
             LINE,
             format!("archived last: {last}, but it is not in this catalog"),
             Some(
-                "archive_command stores it somewhere else: let it be `barman-snap wal-archive URL SERVER %p` with the same URL \
+                "archive_command stores it somewhere else, or nowhere: let it be `barman-snap wal-archive URL SERVER %p` with the same URL \
                  and SERVER, or give --wal-external if that is meant",
             ),
         );
     }
-    report.good(LINE, format!("archived last: {last}"));
+    match (state.archived_now(), state.settings_since) {
+        (None, Some(since)) if archived.is_some() => report.good(
+            LINE,
+            format!("archived last: {last}, before the settings were loaded at {since}; pg_switch_wal() shows whether it works"),
+        ),
+        (None, _) => report.good(LINE, "archived last: nothing so far; pg_switch_wal() shows whether it works"),
+        (Some(_), _) => report.good(LINE, format!("archived last: {last}")),
+    }
 }
 
 #[cfg(test)]
@@ -68,12 +75,16 @@ mod tests {
         DateTime::parse_from_rfc3339(&format!("2026-05-29T10:11:{second:02}+00:00")).unwrap()
     }
 
-    fn line(archived: Option<u32>, failed: Option<u32>, here: Option<bool>) -> (bool, String) {
+    fn line(archived: Option<u32>, failed: Option<u32>, elsewhere: bool) -> (bool, String) {
         let event = |second: Option<u32>, file: &str| second.map(|second| (file.to_owned(), at(second)));
-        let state =
-            ArchiverState { last_archived: event(archived, "A"), last_failed: event(failed, "F"), failed_count: 7 };
+        let state = ArchiverState {
+            last_archived: event(archived, "A"),
+            last_failed: event(failed, "F"),
+            failed_count: 7,
+            settings_since: Some(at(3)),
+        };
         let mut report = Findings::default();
-        archiver(&mut report, &state, here);
+        archiver(&mut report, &state, elsewhere);
         let line = &report.lines[0];
         assert_eq!(line.ok, line.hint.is_none(), "what is wrong says what to do");
         (line.ok, line.detail.clone())
@@ -81,19 +92,20 @@ mod tests {
 
     #[test]
     fn what_counts_is_which_came_last() {
-        assert_eq!(line(Some(5), Some(4), Some(true)), (true, "archived last: A at 2026-05-29 10:11:05 +00:00".into()));
-        assert!(!line(Some(4), Some(5), Some(true)).0);
-        let (ok, detail) = line(None, Some(5), None);
+        assert_eq!(line(Some(5), Some(4), false), (true, "archived last: A at 2026-05-29 10:11:05 +00:00".into()));
+        assert!(!line(Some(4), Some(5), false).0);
+        let (ok, detail) = line(None, Some(5), false);
         assert_eq!(
             (ok, detail.as_str()),
             (false, "it fails: F at 2026-05-29 10:11:05 +00:00, 7 failures in all; archived last: nothing so far")
         );
-        assert!(line(None, None, None).0);
+        assert!(line(None, None, false).0);
+        assert!(line(Some(2), None, false).1.contains("before the settings were loaded at 2026-05-29 10:11:03"));
     }
 
     #[test]
     fn an_archive_somewhere_else_is_none_of_ours() {
-        let (ok, detail) = line(Some(5), None, Some(false));
+        let (ok, detail) = line(Some(5), None, true);
         assert!(!ok && detail.contains("not in this catalog"), "{detail}");
     }
 }

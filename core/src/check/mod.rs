@@ -8,7 +8,6 @@ mod archiving;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::host::{PgPaths, cover, sight};
-use crate::model::{Segment, SegmentSize};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
 use crate::session::begin::{NO_GROUP, check_borders, check_host};
@@ -33,8 +32,17 @@ impl Engine {
             format!("PostgreSQL {}, {role}, system {}", version(facts.version), facts.system_id)
         });
         if let Some(facts) = facts {
+            let new = request.new_system_id.as_deref();
+            let cluster = self.catalog().check_system_id(&facts.system_id, new).await;
+            report.take("catalog of this cluster", cluster, |()| format!("system {}", facts.system_id));
             self.check_archiving(&mut report, control.as_mut(), &facts, request.wal).await;
             self.check_volumes(&mut report, control.as_mut(), &facts, request).await;
+        }
+        // What a backup would refuse is not for this report to forget.
+        if report.is_ok()
+            && let Err(error) = self.plan_backup(control.as_mut(), request).await
+        {
+            report.error("plan of a backup", &error);
         }
         control.close().await;
         report
@@ -94,23 +102,13 @@ impl Engine {
             return;
         }
         match control.archiver().await {
-            Ok(Some(state)) => {
-                let here = match &state.last_archived {
-                    Some((file, _)) => self.has_wal(file, facts.segment_size).await,
-                    None => None,
-                };
-                archiving::archiver(report, &state, here);
-            }
+            Ok(Some(state)) => match WalArchive::new(self.catalog()).archived_elsewhere(&state).await {
+                Ok(elsewhere) => archiving::archiver(report, &state, elsewhere.is_some()),
+                Err(error) => report.error("archiver", &error),
+            },
             Ok(None) => {}
             Err(error) => report.error("archiver", &error),
         }
-    }
-
-    /// Whether a WAL segment is in the catalog; `None` for other files, and where it cannot be told.
-    async fn has_wal(&self, file: &str, size: SegmentSize) -> Option<bool> {
-        let segment: Segment = file.parse().ok()?;
-        let missing = WalArchive::new(self.catalog()).missing(segment, segment, size).await.ok()?;
-        Some(missing.is_empty())
     }
 
     async fn check_volumes(

@@ -68,9 +68,8 @@ impl Engine {
             Liveness::Alive => true,
             Liveness::Dead => false,
             Liveness::Elsewhere => {
-                let last = self.tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
-                let silent = self.clock().now().signed_duration_since(last).num_seconds();
-                silent < i64::try_from(Wishes::default().stale_after_s).unwrap_or(i64::MAX)
+                let silent = self.tools.journal.silence(id, self.ids().as_ref(), self.clock().now()).await?;
+                silent.is_none_or(|silent| silent < Wishes::default().stale_after_s)
             }
         };
         if !lives {

@@ -1,9 +1,11 @@
 //! Restore and verify, as the engine offers them: gathers the facts, lets [`plan`](crate::restore::plan) decide,
 //! carries out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use serde_json::Value;
 
 use super::Engine;
@@ -11,6 +13,7 @@ use crate::catalog::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
+use crate::provider::{SnapshotState, SnapshotStatus, Ticket};
 use crate::restore::plan::places_to_look_at;
 use crate::restore::{
     self, ArchiveFacts, DeviceFacts, DeviceWishes, PlanInput, Proof, RecoveryTarget, RestoreEvent, RestorePlan,
@@ -74,8 +77,36 @@ impl Engine {
             devices: devices.as_ref(),
             now: self.clock().now(),
         })?;
+        self.check_snapshots(&plan).await?;
         plan.configuration = self.foresee_configuration(&plan).await?;
         Ok(plan)
+    }
+
+    /// Refuses a plan of which a snapshot is gone, cannot be seen from here, or is of no use.
+    async fn check_snapshots(&self, plan: &RestorePlan) -> Result<()> {
+        let provider = self.provider_named(&plan.provider).await?;
+        let to_make =
+            plan.devices.iter().flat_map(|devices| &devices.volumes).filter(|volume| volume.attached.is_none());
+        let tickets = plan.pieces.iter().map(|piece| &piece.ticket).chain(to_make.map(|volume| &volume.ticket));
+        let wanted: BTreeMap<&str, &Ticket> = tickets.map(|ticket| (ticket.snapshot.as_str(), ticket)).collect();
+        let statuses = join_all(wanted.values().map(|ticket| provider.status(ticket))).await;
+        for (ticket, status) in wanted.values().zip(statuses) {
+            let gone = |why: String| {
+                Error::precondition(format!("snapshot {} of backup {} {why}", ticket.snapshot, plan.backup_id))
+                    .with_hint("this backup cannot be restored; choose another one: barman-snap list")
+            };
+            match status {
+                Ok(SnapshotStatus { state: SnapshotState::Failed { reason }, .. }) => {
+                    return Err(gone(format!("is not usable: {reason}")));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(gone("does not exist any more".to_owned()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// What the restore will change in the configuration, where the snapshot can be read as it is.

@@ -89,6 +89,16 @@ pub struct ArchiverState {
     pub last_failed: Option<(String, DateTime<FixedOffset>)>,
     /// How many attempts have failed.
     pub failed_count: u64,
+    /// When the settings were loaded that hold now (`pg_conf_load_time()`): what was archived before may have gone elsewhere.
+    pub settings_since: Option<DateTime<FixedOffset>>,
+}
+
+impl ArchiverState {
+    /// The file that was archived last, if that was with the settings that hold now.
+    pub fn archived_now(&self) -> Option<&str> {
+        let (file, time) = self.last_archived.as_ref()?;
+        self.settings_since.is_none_or(|since| *time >= since).then_some(file.as_str())
+    }
 }
 
 /// How to start a backup.

@@ -77,7 +77,7 @@ pub(super) fn identity() -> String {
 pub(super) fn archiver() -> String {
     format!(
         "SELECT last_archived_wal, to_char(last_archived_time, {ISO}), last_failed_wal, to_char(last_failed_time, {ISO}), \
-         failed_count::text FROM pg_stat_archiver"
+         failed_count::text, to_char(pg_conf_load_time(), {ISO}) FROM pg_stat_archiver"
     )
 }
 
@@ -274,12 +274,17 @@ pub(super) fn read_tablespaces(rows: &Rows) -> Result<Vec<Tablespace>> {
 
 /// Reads the answer to [`archiver`].
 pub(super) fn read_archiver(rows: &Rows) -> Result<ArchiverState> {
-    let row = one(rows, 5)?;
+    let row = one(rows, 6)?;
     let event = |at: usize| match (&row[at], &row[at + 1]) {
         (Some(file), Some(time)) => Ok::<_, Error>(Some((file.clone(), moment(time)?))),
         _ => Ok(None),
     };
-    Ok(ArchiverState { last_archived: event(0)?, last_failed: event(2)?, failed_count: number(text(row, 4)?)? })
+    Ok(ArchiverState {
+        last_archived: event(0)?,
+        last_failed: event(2)?,
+        failed_count: number(text(row, 4)?)?,
+        settings_since: row[5].as_deref().map(moment).transpose()?,
+    })
 }
 
 /// Reads the answer to [`start`].

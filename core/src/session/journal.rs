@@ -82,6 +82,9 @@ pub enum Record {
     FinishIntended,
     LabelStored,
     WalComplete {
+        /// What the server says it has archived and this catalog does not have, if that was seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        archived_elsewhere: Option<String>,
         /// Segments that the engine had to store itself, because the archiver had not.
         supplied: Vec<String>,
     },
@@ -268,6 +271,23 @@ impl Journal {
     /// Leaves a sign of life while a driver only waits.
     pub async fn renew_lease(&self, id: &BackupId, now: DateTime<Utc>) -> Result<()> {
         self.space.put(&self.layout.session_alive(id), now.to_rfc3339()).await
+    }
+
+    /// What time it is by the clock of the store. Writes an object and deletes it again.
+    pub async fn store_time(&self, ids: &dyn IdSource) -> Result<Option<DateTime<Utc>>> {
+        let key = self.layout.probe(&format!("{:032x}", ids.bits()));
+        self.space.put(&key, "what time is it?").await?;
+        let seen = self.space.list_dir(&self.layout.sessions()).await;
+        self.space.delete(&key).await?;
+        Ok(seen?.objects.into_iter().find(|object| object.key == key).map(|object| object.last_modified))
+    }
+
+    /// For how long the store has not seen anything of a session, in seconds. Both times are those of the store, as clocks of
+    /// hosts differ; where nothing may be written now, this host's has to do.
+    pub async fn silence(&self, id: &BackupId, ids: &dyn IdSource, otherwise: DateTime<Utc>) -> Result<Option<u64>> {
+        let Some(last) = self.last_sign_of_life(id).await? else { return Ok(None) };
+        let now = self.store_time(ids).await.ok().flatten().unwrap_or(otherwise);
+        Ok(Some(u64::try_from(now.signed_duration_since(last).num_seconds()).unwrap_or(0)))
     }
 
     /// When the store last saw anything of a session, by the clock of the store.

@@ -79,6 +79,9 @@ pub struct BackupSummary {
     pub bytes_copied: Option<u64>,
     /// WAL segments the engine stored itself.
     pub wal_supplied: Vec<String>,
+    /// A file that the server says it has archived, and that was not in the catalog when the backup looked: `archive_command`
+    /// stores elsewhere, or nothing. The backup is complete, but there is no recovery to a later time.
+    pub archived_elsewhere: Option<String>,
 }
 
 fn as_ms<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -176,6 +179,7 @@ impl BackupSession {
             cut: Duration::from_millis(state.cut_ms),
             bytes_copied: state.bytes_copied,
             wal_supplied: state.wal_complete.clone().unwrap_or_default(),
+            archived_elsewhere: state.archived_elsewhere.clone(),
         })
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::driver::{Driver, Tools};
 use super::effects;
+use super::owner::Liveness;
 use super::phase::Phase;
 use super::progress::CancelToken;
 use super::recover::{Action, Facts, RecoveryPlan, Wishes, decide};
@@ -63,8 +64,12 @@ async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<Rec
     let found = tools.provider.find(&state.plan.token, &volumes).await?;
     let mut found: Vec<String> = found.into_iter().map(|ticket| ticket.name).collect();
     let id = &state.plan.backup_id;
-    let last = tools.journal.last_sign_of_life(id).await?.unwrap_or(state.last_at);
-    let silent = tools.clock.now().signed_duration_since(last).num_seconds();
+    let owner = state.owner.liveness();
+    // Of a process on this host it is known whether it lives.
+    let silent_s = match owner {
+        Liveness::Elsewhere => tools.journal.silence(id, tools.ids.as_ref(), tools.clock.now()).await?.unwrap_or(0),
+        Liveness::Alive | Liveness::Dead => 0,
+    };
     for ticket in &state.tickets {
         // Only what the provider says is gone counts as lost; a look that failed says nothing.
         if unseen.is_none() && !found.contains(&ticket.name) {
@@ -76,8 +81,8 @@ async fn plan(tools: &Tools, state: &SessionState, wishes: Wishes) -> Result<Rec
         }
     }
     let facts = Facts {
-        owner: state.owner.liveness(),
-        silent_s: u64::try_from(silent).unwrap_or(0),
+        owner,
+        silent_s,
         found,
         unseen,
         catalog: effects::catalog_fact(&tools.catalog, id, &state.plan.token).await?,

@@ -50,6 +50,8 @@ pub struct SessionState {
     pub label_stored: bool,
     /// The WAL is complete; the segments the engine stored itself.
     pub wal_complete: Option<Vec<String>>,
+    /// A file that the server says it has archived, and that was not in the catalog when the backup looked.
+    pub archived_elsewhere: Option<String>,
     /// The snapshots are made durable, if that has to be done.
     pub promoted: bool,
     /// Every snapshot is ready.
@@ -108,6 +110,7 @@ impl SessionState {
             backup_mode_ms: 0,
             label_stored: false,
             wal_complete: None,
+            archived_elsewhere: None,
             promoted: false,
             snapshots_ready: false,
             secured: false,
@@ -152,7 +155,10 @@ impl SessionState {
                 self.backup_mode_ms = *backup_mode_ms;
             }
             Record::LabelStored => self.label_stored = true,
-            Record::WalComplete { supplied } => self.wal_complete = Some(supplied.clone()),
+            Record::WalComplete { supplied, archived_elsewhere } => {
+                self.wal_complete = Some(supplied.clone());
+                self.archived_elsewhere.clone_from(archived_elsewhere);
+            }
             Record::Promoted { tickets } => {
                 self.promoted = true;
                 self.tickets.clone_from(tickets);

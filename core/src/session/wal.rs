@@ -43,6 +43,15 @@ impl Connections<'_> {
         }
     }
 
+    /// What the archiver says it has stored and the catalog does not have. The archive is not what this waits for, so what
+    /// cannot be told is left open.
+    async fn archived_elsewhere(&mut self, archive: &WalArchive) -> Option<String> {
+        let state = self.control.as_mut()?.archiver().await.ok()??;
+        let file = archive.archived_elsewhere(&state).await.ok()??;
+        tracing::warn!(file, "the server says that this file was archived, but it is not in this catalog");
+        Some(file)
+    }
+
     /// A standby cannot end a segment; on a quiet primary the last one of the backup could stay open for hours.
     async fn ask_primary(&mut self, state: &SessionState) {
         if let (true, Some(primary)) = (state.plan.facts.in_recovery, &mut self.primary)
@@ -57,7 +66,7 @@ impl Connections<'_> {
 pub(super) async fn complete(tools: &Tools, state: &SessionState, mut connections: Connections<'_>) -> Result<Record> {
     let plan = &state.plan;
     if plan.wal == WalPolicy::External {
-        return Ok(Record::WalComplete { supplied: Vec::new() });
+        return Ok(Record::WalComplete { supplied: Vec::new(), archived_elsewhere: None });
     }
     let (timeline, size) = (started(state)?.timeline, plan.facts.segment_size);
     let (begin_lsn, end_lsn) = (started(state)?.lsn, stopped(state)?.lsn);
@@ -73,14 +82,18 @@ pub(super) async fn complete(tools: &Tools, state: &SessionState, mut connection
     // A working archiver gets a moment to do its job before we do it.
     let grace = if archiving { Duration::from_secs(2) } else { Duration::ZERO };
     let mut wait = Wait::new(tools, Some(tools.patience.wal), Duration::from_millis(20), Duration::from_secs(2));
-    let mut supplied = Vec::new();
+    let (mut supplied, mut archived_elsewhere) = (Vec::new(), None);
     let mut asked_again = Duration::ZERO;
     loop {
         let missing = archive.missing(*begin, *end, size).await?;
         let (done, of) = (needed.len() - missing.len(), needed.len());
         tools.listener.tell(&Progress::Waiting { step: Step::CompleteWal, done, of, percent: None });
         if missing.is_empty() {
-            return Ok(Record::WalComplete { supplied });
+            return Ok(Record::WalComplete { supplied, archived_elsewhere });
+        }
+        // Before the engine does the work of the archiver, and so hides that it was not done.
+        if archiving && archived_elsewhere.is_none() && wait.elapsed() >= grace {
+            archived_elsewhere = connections.archived_elsewhere(&archive).await;
         }
         let switched = end.next(size).map_or(Lsn(u64::MAX), |next| next.start(size));
         if is_here && wait.elapsed() >= grace && connections.complete_up_to(state).await >= switched {

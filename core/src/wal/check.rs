@@ -12,6 +12,7 @@ use super::archive::{WalArchive, blocking, in_dir, read_unchanged};
 use crate::catalog::ObjectKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, WalName};
+use crate::postgres::ArchiverState;
 
 /// How many folders are listed at the same time.
 const PARALLEL: usize = 8;
@@ -48,6 +49,25 @@ impl WalArchive {
             }
         }
         Ok(begin.through(end, size).filter(|segment| !present.contains(segment)).collect())
+    }
+
+    /// Whether the archive has a file, under whatever compression.
+    ///
+    /// # Errors
+    /// If the archive cannot be listed.
+    pub async fn has(&self, name: WalName) -> Result<bool> {
+        Ok(!self.stored_as(name).await?.is_empty())
+    }
+
+    /// The file that the server says it has archived last, with the settings that hold now, if this archive does not have it: then
+    /// its `archive_command` stores elsewhere, or nothing at all.
+    ///
+    /// # Errors
+    /// If the archive cannot be listed.
+    pub async fn archived_elsewhere(&self, archiver: &ArchiverState) -> Result<Option<String>> {
+        let Some(file) = archiver.archived_now() else { return Ok(None) };
+        let Ok(name) = file.parse::<WalName>() else { return Ok(None) };
+        Ok((!self.has(name).await?).then(|| file.to_owned()))
     }
 
     /// Stores `segments` from a `pg_wal` directory. Only for segments that PostgreSQL will not write to any more: the caller
