@@ -1,5 +1,6 @@
 //! What can be checked before the backup starts. Looks, and changes nothing.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::discovery::{self, inner_roots};
@@ -34,9 +35,10 @@ fn one(options: &LocalOptions, snapshot: &VolumeSnapshot, cluster: &[PathBuf]) -
     let volume = &snapshot.volume;
     match volume.method.parse()? {
         Method::Zfs => {
-            zfs::Zfs::new(&options.zfs_command)
-                .token_of(&format!("{}@{}", zfs::dataset(volume)?, snapshot.name))?
-                .map_or(Ok(()), |_| Err(taken(&snapshot.name)))?;
+            let zfs = zfs::Zfs::new(&options.zfs_command);
+            let name = format!("{}@{}", zfs::dataset(volume)?, snapshot.name);
+            zfs.token_of(&name)?.map_or(Ok(()), |_| Err(taken(&name)))?;
+            zfs.check_possible(volume)?;
             check_borders(volume, cluster)?;
         }
         Method::Btrfs => {
@@ -57,13 +59,16 @@ fn one(options: &LocalOptions, snapshot: &VolumeSnapshot, cluster: &[PathBuf]) -
     Ok(None)
 }
 
-/// True if these are several datasets of one ZFS pool: only those are cut by one call.
+/// True if these are several datasets of one ZFS pool, all different: only those are cut by one call.
 pub(super) fn is_one_pool(volumes: &[Volume]) -> bool {
-    let pools: Option<Vec<&str>> = volumes
-        .iter()
-        .map(|volume| is_zfs(&volume.method).then(|| zfs::dataset(volume).ok().map(zfs::pool)).flatten())
-        .collect();
-    pools.is_some_and(|pools| pools.len() > 1 && pools.iter().all(|pool| *pool == pools[0]))
+    let datasets: Option<Vec<&str>> =
+        volumes.iter().map(|volume| is_zfs(&volume.method).then(|| zfs::dataset(volume).ok()).flatten()).collect();
+    datasets.is_some_and(|datasets| {
+        let different: BTreeSet<&str> = datasets.iter().copied().collect();
+        let one_pool = datasets.iter().all(|dataset| zfs::pool(dataset) == zfs::pool(datasets[0]));
+        // One call takes one snapshot of each dataset, and two bind mounts may show the same one.
+        datasets.len() > 1 && different.len() == datasets.len() && one_pool
+    })
 }
 
 /// Several volumes in one request are for ZFS only, and for one pool.

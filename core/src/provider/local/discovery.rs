@@ -160,7 +160,7 @@ fn volume_of(options: &LocalOptions, mounts: &MountTable, directory: &Path, clus
     }
     let mut attributes = BTreeMap::from([(SNAPSHOTS.to_owned(), utf8(&snapshots)?.to_owned())]);
     if let (Method::Zfs, Some(dataset)) = (method, dataset) {
-        attributes.insert(DATASET.to_owned(), dataset.name);
+        attributes.extend(dataset.attributes);
     }
     Ok(Volume {
         id: utf8(&root)?.to_owned(),
@@ -186,7 +186,7 @@ fn zfs_dataset(options: &LocalOptions, mount: &Mount, directory: &Path) -> Resul
     if !is_zfs || !matches!(options.method, Method::Auto | Method::Zfs) {
         return Ok(None);
     }
-    match zfs::Zfs::new(&options.zfs_command).dataset_of(directory) {
+    match zfs::Zfs::new(&options.zfs_command).dataset_of(mount, directory) {
         Ok(dataset) => Ok(dataset),
         Err(error) if options.method == Method::Auto => {
             tracing::warn!(error = %error.chain(), "cannot ask zfs, falling back to a copy");

@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::zfs::{self, Zfs};
+use super::zfs::Zfs;
 use super::{Method, discovery, place};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::{MountTable, Whereabouts, host_name};
 use crate::provider::{Instance, Ticket, Volume};
 
 /// The attribute of a ticket that names the host it was made on.
-const HOST: &str = "host";
+pub(super) const HOST: &str = "host";
 
 /// The attribute of a volume or a ticket that says where its snapshots lie, as JSON.
 pub(crate) const WHERE: &str = "snapshots_lie";
@@ -59,7 +59,11 @@ pub(super) fn why_unseen(zfs: &Zfs, instance: &Instance, volumes: &[Volume]) -> 
 
 fn why_volume_unseen(zfs: &Zfs, instance: &Instance, volume: &Volume) -> Result<Option<String>> {
     if volume.method == Method::Zfs.as_str() {
-        return zfs.out_of_sight(zfs::dataset(volume)?);
+        // Of the record of a backup that an older version made, only the tickets tell.
+        if !volume.attributes.contains_key(discovery::DATASET) {
+            return Ok(None);
+        }
+        return zfs.unseen(std::slice::from_ref(volume));
     }
     if let Some(place) = noted(&volume.attributes)? {
         return place.why_unseen();
@@ -77,15 +81,19 @@ fn why_volume_unseen(zfs: &Zfs, instance: &Instance, volume: &Volume) -> Result<
 /// Refuses a snapshot that cannot be seen from here. One that is there is seen: a host may get a new name, and a disk another
 /// host.
 pub(super) fn check(zfs: &Zfs, ticket: &Ticket) -> Result<()> {
-    let Some(why) = why_ticket_unseen(zfs, ticket)? else { return Ok(()) };
+    // A dataset is no path; ZFS itself says which it has.
+    if ticket.method == Method::Zfs.as_str() {
+        return match zfs.seek(ticket) {
+            Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
+            _ => Ok(()),
+        };
+    }
+    let Some(why) = why_ticket_unseen(ticket)? else { return Ok(()) };
     Err(Error::precondition(format!("snapshot {} cannot be seen from here: {why}", ticket.snapshot))
         .with_hint("run it on the host that has the snapshot, with its file system mounted"))
 }
 
-fn why_ticket_unseen(zfs: &Zfs, ticket: &Ticket) -> Result<Option<String>> {
-    if ticket.method == Method::Zfs.as_str() {
-        return zfs.out_of_sight(ticket.snapshot.split_once('@').map_or("", |(dataset, _)| dataset));
-    }
+fn why_ticket_unseen(ticket: &Ticket) -> Result<Option<String>> {
     let path = Path::new(&ticket.snapshot);
     if let Some(place) = noted(&ticket.attributes)? {
         // The path that is acted upon is that of the snapshot, whatever the note says.
@@ -125,7 +133,6 @@ pub(super) fn note_volume(volume: &mut Volume) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use crate::id::Token;
 
     fn ticket(snapshot: &Path, root: &Path) -> Ticket {

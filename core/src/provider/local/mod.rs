@@ -36,6 +36,9 @@ mod space;
 mod tree;
 mod tree_entry;
 mod zfs;
+mod zfs_permits;
+mod zfs_said;
+mod zfs_seek;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,7 +126,7 @@ impl LocalProvider {
         check::group(request)?;
         if request.volumes.iter().all(|snapshot| is_zfs(&snapshot.volume.method)) {
             let volumes: Vec<Volume> = request.volumes.iter().map(|snapshot| snapshot.volume.clone()).collect();
-            if let Some(existing) = self.zfs().list(&volumes, |token, _| *token == request.token)?.first() {
+            if let Some(existing) = self.zfs().list(&volumes, true, |token, _| *token == request.token)?.first() {
                 return Err(exists_already(existing));
             }
             self.zfs().create(request)?;
@@ -145,16 +148,14 @@ impl LocalProvider {
         let (on_zfs, others): (Vec<Volume>, Vec<Volume>) =
             volumes.iter().cloned().partition(|volume| is_zfs(&volume.method));
         let mut tickets = Slots::scan(&others, unreadable, &wanted)?;
-        tickets.extend(self.zfs().list(&on_zfs, &wanted)?);
+        tickets.extend(self.zfs().list(&on_zfs, unreadable == Unreadable::Refuse, &wanted)?);
         Ok(tickets)
     }
 
     fn zfs_status(&self, ticket: &Ticket) -> Result<SnapshotStatus> {
-        match self.zfs().token_of(&ticket.snapshot)? {
-            Some(token) if token == ticket.token.as_str() => {
-                Ok(SnapshotStatus { state: SnapshotState::Ready, percent: Some(100), bytes_copied: Some(0) })
-            }
-            _ => Err(Error::not_found(format!("no such snapshot: {}", ticket.snapshot))),
+        match self.zfs().seek(ticket)? {
+            Some(_) => Ok(SnapshotStatus { state: SnapshotState::Ready, percent: Some(100), bytes_copied: Some(0) }),
+            None => Err(zfs::gone(ticket)),
         }
     }
 
@@ -189,7 +190,6 @@ impl LocalProvider {
             })
         };
         if is_zfs(&request.ticket.method) {
-            self.zfs_status(&request.ticket)?;
             return self.zfs().with_content(&request.ticket, &request.token, destination, |tree| fill(tree, None));
         }
         let (tree, root_mode) = self.slots.content(&request.ticket)?;
@@ -334,7 +334,10 @@ impl SnapshotProvider for LocalProvider {
         let tickets = tickets.to_vec();
         self.blocking(move |this| {
             tickets.iter().try_for_each(|ticket| this.check_seen(ticket))?;
-            tickets.iter().filter(|ticket| !is_zfs(&ticket.method)).try_for_each(Slots::check_delete)
+            let (on_zfs, others): (Vec<&Ticket>, Vec<&Ticket>) =
+                tickets.iter().partition(|ticket| is_zfs(&ticket.method));
+            others.into_iter().try_for_each(Slots::check_delete)?;
+            this.zfs().check_delete(&on_zfs)
         })
         .await
     }

@@ -2,37 +2,52 @@
 //!
 //! The token and all else that a later process needs are user properties of the snapshot, given in the very call that
 //! makes it; there is no record beside it. Several datasets of one pool are cut in one transaction by one call.
-//! Reading goes through `.zfs/snapshot`; where that is not to be had (FUSE), through a clone that lives for the copy.
+//! Reading goes through `.zfs/snapshot`; where that is not to be had, through a private mount of the snapshot (root), or a
+//! clone that lives for the copy (FUSE).
+//!
+//! A dataset is known by its GUID beside its name, and a snapshot by its token: [`seek`](super::zfs_seek) finds them under
+//! another name, and tells gone from not to be seen. What may be done is in [`permits`](super::zfs_permits), what the
+//! command says in [`said`](super::zfs_said).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::command;
+use super::zfs_said::{failure, no_command};
+use super::{command, discovery, place};
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::id::Token;
+use crate::host::{Mount, MountTable};
+use crate::id::{BackupId, Token};
 use crate::provider::{CreateRequest, Ticket, Volume};
 
 /// How long a command may take. To destroy a large snapshot takes minutes.
 const PATIENCE: Duration = Duration::from_secs(600);
-const TOKEN: &str = "org.barman_snap:token";
+pub(super) const TOKEN: &str = "org.barman_snap:token";
 const MARK: &str = "org.barman_snap:mark";
 const BACKUP: &str = "org.barman_snap:backup";
 
-/// A dataset that is mounted.
+/// Attribute of a volume and of a ticket: the GUID of the dataset, which stays when it is renamed.
+pub(super) const DATASET_GUID: &str = "dataset_guid";
+/// Attribute of a volume and of a ticket: the GUID of the pool.
+pub(super) const POOL_GUID: &str = "pool_guid";
+/// Attribute of a volume and of a ticket: the directory of the dataset that the root of the volume is. Absent if that is its
+/// top; otherwise the volume was seen through a bind mount.
+const INSIDE: &str = "inside";
+/// What a ticket has from its volume.
+const OF_VOLUME: [&str; 3] = [DATASET_GUID, POOL_GUID, INSIDE];
+
+/// Where the commands are looked for when the path of the process does not have them: that of a service or of an unprivileged
+/// user often lacks the directories of the administrator.
+const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// A dataset, as it is seen through one of its mounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Dataset {
-    pub(super) name: String,
+    /// Where it, or a directory of it, is mounted.
     pub(super) mount_point: PathBuf,
-}
-
-/// A snapshot of ours, as `zfs list` tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Listed {
-    dataset: String,
-    name: String,
-    token: Token,
-    mark: String,
+    /// What is recorded of it with the volume.
+    pub(super) attributes: BTreeMap<String, String>,
 }
 
 /// The command.
@@ -46,11 +61,32 @@ impl Zfs {
         Self { command: command.to_owned() }
     }
 
-    /// The dataset of a directory that is known to lie on ZFS.
-    pub(super) fn dataset_of(&self, directory: &Path) -> Result<Option<Dataset>> {
-        let out =
-            self.run(&["list", "-H", "-t", "filesystem", "-o", "name,mountpoint", &directory.display().to_string()])?;
-        Ok(out.lines().find_map(parse_dataset))
+    /// The dataset of a directory that is known to lie on a mounted ZFS. The kernel says which it is, also where ZFS does not
+    /// know the mount: `mountpoint=legacy`, bind mounts.
+    pub(super) fn dataset_of(&self, mount: &Mount, directory: &Path) -> Result<Option<Dataset>> {
+        let (name, mount_point, inside) = if mount.fs_type == "zfs" {
+            (mount.source.clone(), mount.mount_point.clone(), inside(&mount.fs_root))
+        } else {
+            let directory = directory.display().to_string();
+            let out = self.run(&["list", "-H", "-t", "filesystem", "-o", "name,mountpoint", &directory])?;
+            let Some((name, mount_point)) = out.lines().find_map(parse_dataset) else { return Ok(None) };
+            (name, mount_point, None)
+        };
+        // A snapshot that is mounted is no dataset, and nothing that a backup can be taken of.
+        if name.contains('@') {
+            return Ok(None);
+        }
+        let guid = self.run(&["get", "-H", "-o", "value", "guid", &name])?.trim().to_owned();
+        // Without it, more has to count as not to be seen; that is all.
+        let pool_guid = self.zpool(&["get", "-H", "-o", "value", "guid", pool(&name)]).ok();
+        let known = [
+            (discovery::DATASET, Some(name)),
+            (DATASET_GUID, Some(guid)),
+            (POOL_GUID, pool_guid.map(|guid| guid.trim().to_owned())),
+            (INSIDE, inside),
+        ];
+        let attributes = known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        Ok(Some(Dataset { mount_point, attributes }))
     }
 
     /// Cuts all volumes of a request at one instant.
@@ -68,31 +104,41 @@ impl Zfs {
         self.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
-    /// Every snapshot of ours of these volumes.
-    pub(super) fn list(&self, volumes: &[Volume], wanted: impl Fn(&Token, &str) -> bool) -> Result<Vec<Ticket>> {
+    /// Every snapshot of ours of these volumes, among them those of datasets that have another name by now.
+    ///
+    /// # Errors
+    /// `strict`: if one of the datasets cannot be seen from here. Otherwise that one is passed over.
+    pub(super) fn list(
+        &self,
+        volumes: &[Volume],
+        strict: bool,
+        wanted: impl Fn(&Token, &str) -> bool,
+    ) -> Result<Vec<Ticket>> {
         let mut tickets = Vec::new();
         for volume in volumes {
-            let dataset = dataset(volume)?;
+            let name = match self.where_is(volume) {
+                Ok(Ok(Some(name))) => name,
+                // It was destroyed, and its snapshots with it.
+                Ok(Ok(None)) => continue,
+                Ok(Err(why)) if strict => return Err(Error::precondition(why)),
+                Ok(Err(why)) => {
+                    tracing::warn!(volume = %volume.id, "cannot look for snapshots: {why}");
+                    continue;
+                }
+                Err(error) if strict => return Err(error),
+                Err(error) => {
+                    tracing::warn!(volume = %volume.id, error = %error.chain(), "cannot look for snapshots");
+                    continue;
+                }
+            };
             let columns = format!("name,{TOKEN},{MARK}");
-            let out = self.run(&["list", "-H", "-t", "snapshot", "-d", "1", "-o", &columns, dataset])?;
-            let ours = out.lines().filter_map(parse_snapshot).filter(|listed| listed.dataset == dataset);
-            tickets.extend(
-                ours.filter(|listed| wanted(&listed.token, &listed.mark))
-                    .map(|listed| ticket(volume, dataset, &listed.name, listed.token)),
-            );
+            let out = self.run(&["list", "-H", "-t", "snapshot", "-d", "1", "-o", &columns, &name])?;
+            let ours = out.lines().filter_map(parse_snapshot).filter(|listed| listed.dataset == name);
+            let ours =
+                ours.filter(|listed| wanted(&listed.token, &listed.mark) && is_of(volume, volumes, &listed.name));
+            tickets.extend(ours.map(|listed| ticket(volume, &name, &listed.name, listed.token)));
         }
         Ok(tickets)
-    }
-
-    /// Why the snapshots of a dataset cannot be seen from here, if they cannot: its pool may be exported, the dataset renamed.
-    pub(super) fn out_of_sight(&self, dataset: &str) -> Result<Option<String>> {
-        match self.run(&["list", "-H", "-o", "name", dataset]) {
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Ok(Some(format!("there is no ZFS dataset {dataset} here; is its pool imported, was it renamed?")))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// The token of a snapshot; `None` if there is no such snapshot.
@@ -106,23 +152,28 @@ impl Zfs {
 
     /// Deletes a snapshot that bears the token. Gone already is success.
     pub(super) fn delete(&self, ticket: &Ticket) -> Result<()> {
-        match self.token_of(&ticket.snapshot)? {
-            None => Ok(()),
-            Some(token) if token == ticket.token.as_str() => match self.run(&["destroy", &ticket.snapshot]) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-            Some(_) => Err(super::not_ours(&ticket.snapshot)),
+        let Some(snapshot) = self.seek(ticket)? else { return Ok(()) };
+        match self.run(&["destroy", &snapshot]) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
     /// The directory at which the content of the snapshot can be read as it is, if there is one.
     pub(super) fn readable(&self, ticket: &Ticket) -> Result<Option<PathBuf>> {
-        let snapshot = checked(&ticket.snapshot)?;
+        let Some(snapshot) = self.seek(ticket)? else { return Err(gone(ticket)) };
+        self.readable_at(&snapshot, ticket)
+    }
+
+    fn readable_at(&self, snapshot: &str, ticket: &Ticket) -> Result<Option<PathBuf>> {
         let (dataset, name) = snapshot.split_once('@').unwrap_or((snapshot, ""));
-        let mount_point = self.run(&["list", "-H", "-o", "mountpoint", dataset])?;
-        let direct = Path::new(mount_point.trim()).join(".zfs/snapshot").join(name);
-        Ok(direct.read_dir().is_ok().then_some(direct))
+        let mounts = MountTable::current()?;
+        let mut tops: Vec<PathBuf> = tops_of(&mounts, dataset);
+        if tops.is_empty() && mounts.iter().any(|mount| mount.fs_type == "fuse.zfs") {
+            tops.push(self.run(&["list", "-H", "-o", "mountpoint", dataset])?.trim().into());
+        }
+        let mut places = tops.into_iter().map(|top| top.join(".zfs/snapshot").join(name));
+        Ok(places.find(|place| place.read_dir().is_ok()).map(|place| place.join(below(ticket))))
     }
 
     /// Calls `read` with the directory at which the content of the snapshot can be read.
@@ -133,20 +184,40 @@ impl Zfs {
         destination: &Path,
         read: impl FnOnce(&Path) -> Result<T>,
     ) -> Result<T> {
-        if let Some(direct) = self.readable(ticket)? {
+        let Some(snapshot) = self.seek(ticket)? else { return Err(gone(ticket)) };
+        if let Some(direct) = self.readable_at(&snapshot, ticket)? {
             return read(&direct);
         }
-        let snapshot = checked(&ticket.snapshot)?;
-        let dataset = snapshot.split_once('@').map_or(snapshot, |(dataset, _)| dataset);
         let place = destination.with_file_name(format!(".barman_snap_clone_{token}"));
-        let clone = format!("{dataset}/barman_snap_{token}");
         std::fs::create_dir(&place).map_err(|source| Error::io("make the directory", &place, source))?;
+        let mounted = self.mount(&snapshot, &place);
+        if let Ok(()) = mounted {
+            let result = read(&place.join(below(ticket)));
+            let undone = unmount(&place).and_then(|()| remove_dir(&place));
+            return result.and_then(|value| undone.map(|()| value));
+        }
+        let dataset = snapshot.split_once('@').map_or(snapshot.as_str(), |(dataset, _)| dataset);
+        let clone = format!("{dataset}/barman_snap_{token}");
         let mount_option = format!("mountpoint={}", place.display());
         let result = self
-            .run(&["clone", "-o", &mount_option, "-o", &format!("{TOKEN}={token}"), snapshot, &clone])
-            .and_then(|_| read(&place));
+            .run(&["clone", "-o", &mount_option, "-o", &format!("{TOKEN}={token}"), &snapshot, &clone])
+            // Why it cannot be mounted says more than why it cannot be cloned either.
+            .map_err(|error| mounted.err().unwrap_or(error))
+            .and_then(|_| read(&place.join(below(ticket))));
         let undone = self.destroy_clone(&clone, &place);
         result.and_then(|value| undone.map(|()| value))
+    }
+
+    /// Mounts a snapshot where nobody else looks.
+    fn mount(&self, snapshot: &str, place: &Path) -> Result<()> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "zfs", "-o", "ro,nosuid,nodev", snapshot]).arg(place).env("LC_ALL", "C");
+        match command::output(&mut mount, PATIENCE) {
+            Ok(Some(output)) if output.status.success() => Ok(()),
+            Ok(Some(output)) => Err(failure("mount", &String::from_utf8_lossy(&output.stderr), snapshot)),
+            Ok(None) => Err(late("mount")),
+            Err(source) => Err(Error::io("run", "mount", source)),
+        }
     }
 
     fn destroy_clone(&self, clone: &str, place: &Path) -> Result<()> {
@@ -163,64 +234,114 @@ impl Zfs {
         {
             return Err(error.with_hint(format!("zfs destroy {clone}; rmdir {}", place.display())));
         }
-        std::fs::remove_dir(place).map_err(|source| Error::io("remove", place, source))
+        remove_dir(place)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<String> {
-        let shown = || format!("{} {}", self.command.display(), arguments.join(" "));
-        let mut command = Command::new(&self.command);
-        let ran = command::output(command.args(arguments).env("LC_ALL", "C"), PATIENCE).map_err(|source| {
-            Error::new(ErrorKind::Precondition, format!("cannot run {}", self.command.display()))
-                .with_source(source)
-                .with_hint("install the ZFS tools, or choose another method for local snapshots")
-        })?;
-        let output = ran.ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, format!("{} did not end within {} s", shown(), PATIENCE.as_secs()))
-                .with_retry(Retry::Unknown)
-                .with_hint("see whether the pool hangs: zpool status")
-        })?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        if output.status.success() {
-            return Ok(text(&output.stdout));
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.call(&self.command, arguments)
+    }
+
+    /// `zpool`, which lies beside `zfs`.
+    pub(super) fn zpool(&self, arguments: &[&str]) -> Result<String> {
+        self.call(&self.command.with_file_name("zpool"), arguments)
+    }
+
+    fn call(&self, program: &Path, arguments: &[&str]) -> Result<String> {
+        let mut tried = output_of(program, arguments);
+        if program.components().count() == 1 {
+            for directory in SYSTEM_DIRECTORIES {
+                match &tried {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        tried = output_of(&Path::new(directory).join(program), arguments);
+                    }
+                    _ => break,
+                }
+            }
         }
-        let said = text(&output.stderr);
-        let (kind, retry) = match output.status.code() {
-            // Killed: nobody knows how far it came.
-            None => (ErrorKind::Provider, Retry::Unknown),
-            Some(_) => (meaning(&said), Retry::Never),
-        };
-        Err(Error::new(kind, format!("{}: {said}", shown())).with_retry(retry))
+        let verb = format!("{} {}", program.display(), arguments.first().unwrap_or(&""));
+        let output = tried.map_err(|source| no_command(program).with_source(source))?.ok_or_else(|| late(&verb))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+        }
+        let error = failure(&verb, &String::from_utf8_lossy(&output.stderr), arguments.last().unwrap_or(&""));
+        // Killed: it is not known how far it came.
+        Err(if output.status.code().is_none() { error.with_retry(Retry::Unknown) } else { error })
     }
 }
 
-/// What a message of the command means. It has one exit code for everything.
-fn meaning(said: &str) -> ErrorKind {
-    let says = |words: &str| said.contains(words);
-    match () {
-        () if says("does not exist") || says("could not find") => ErrorKind::NotFound,
-        () if says("already exists") => ErrorKind::Conflict,
-        () if says("permission denied") || says("Permission denied") => ErrorKind::PermissionDenied,
-        () if says("out of space") || says("no space") => ErrorKind::Exhausted,
-        () => ErrorKind::Provider,
-    }
+fn output_of(program: &Path, arguments: &[&str]) -> std::io::Result<Option<std::process::Output>> {
+    command::output(Command::new(program).args(arguments).env("LC_ALL", "C"), PATIENCE)
+}
+
+fn late(verb: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{verb} did not end within {} s", PATIENCE.as_secs()))
+        .with_retry(Retry::Unknown)
+        .with_hint("see whether the pool hangs: zpool status")
+}
+
+fn unmount(place: &Path) -> Result<()> {
+    rustix::mount::unmount(place, rustix::mount::UnmountFlags::empty())
+        .map_err(|error| Error::io("unmount", place, error.into()))
+}
+
+fn remove_dir(place: &Path) -> Result<()> {
+    std::fs::remove_dir(place).map_err(|source| Error::io("remove", place, source))
+}
+
+pub(super) fn gone(ticket: &Ticket) -> Error {
+    Error::not_found(format!("no such snapshot: {}", ticket.snapshot))
+}
+
+/// The places where the top of a dataset is mounted and can be reached.
+fn tops_of(mounts: &MountTable, dataset: &str) -> Vec<PathBuf> {
+    let is_top = |mount: &&Mount| {
+        let of_dataset = mount.fs_type == "zfs" && mount.source == dataset && mount.fs_root == Path::new("/");
+        of_dataset && mounts.of_path(&mount.mount_point) == Some(*mount)
+    };
+    mounts.iter().filter(is_top).map(|mount| mount.mount_point.clone()).collect()
+}
+
+/// The directory that a mount shows, unless it is the top of the file system.
+fn inside(fs_root: &Path) -> Option<String> {
+    let inside = fs_root.strip_prefix("/").unwrap_or(fs_root).to_str()?;
+    (!inside.is_empty()).then(|| inside.to_owned())
+}
+
+/// Where the root of the volume is in the snapshot; no further up than its top, whatever the catalog says.
+fn below(ticket: &Ticket) -> PathBuf {
+    let inside = Path::new(ticket.attributes.get(INSIDE).map_or("", String::as_str));
+    inside.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
+}
+
+/// Whether a snapshot is the one of `volume`, and not that of another one of them which lies on the same dataset (two bind mounts).
+fn is_of(volume: &Volume, volumes: &[Volume], snapshot: &str) -> bool {
+    let same = |other: &&Volume| other.id != volume.id && dataset(other).ok() == dataset(volume).ok();
+    let id = BackupId::at(chrono::NaiveDateTime::default()).lower();
+    let stem = |name: &str| name.get(..name.len().saturating_sub(id.len())).map(str::to_owned);
+    let named =
+        |volume: &Volume| stem(&place::snapshot_name(&volume.id, &BackupId::at(chrono::NaiveDateTime::default())));
+    !volumes.iter().filter(same).any(|other| named(other) == stem(snapshot))
 }
 
 /// The pool of a dataset.
 pub(super) fn pool(dataset: &str) -> &str {
-    dataset.split('/').next().unwrap_or(dataset)
+    dataset.split(['/', '@']).next().unwrap_or(dataset)
 }
 
-/// The dataset of a volume.
+/// The dataset of a volume, as it was called when the backup was planned.
 pub(super) fn dataset(volume: &Volume) -> Result<&str> {
     volume
         .attributes
-        .get(super::discovery::DATASET)
+        .get(discovery::DATASET)
         .map(String::as_str)
         .ok_or_else(|| Error::internal(format!("no dataset is known of the volume {}", volume.id)))
 }
 
 /// The ticket of a snapshot of `volume`.
 pub(super) fn ticket(volume: &Volume, dataset: &str, name: &str, token: Token) -> Ticket {
+    let mut attributes = super::here::attributes(None);
+    let known = OF_VOLUME.iter().filter_map(|&key| Some((key.to_owned(), volume.attributes.get(key)?.clone())));
+    attributes.extend(known);
     Ticket {
         snapshot: format!("{dataset}@{name}"),
         name: name.to_owned(),
@@ -228,21 +349,30 @@ pub(super) fn ticket(volume: &Volume, dataset: &str, name: &str, token: Token) -
         root: volume.root.clone(),
         method: super::Method::Zfs.to_string(),
         token,
-        attributes: super::here::attributes(None),
+        attributes,
     }
 }
 
 /// A snapshot's name that the command cannot take for an option, a dataset or a range of snapshots.
-fn checked(snapshot: &str) -> Result<&str> {
+pub(super) fn checked(snapshot: &str) -> Result<&str> {
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ':' | '/' | '@' | ' ');
     let is_one = snapshot.split('@').count() == 2 && !snapshot.starts_with('-') && snapshot.chars().all(harmless);
     is_one.then_some(snapshot).ok_or_else(|| Error::invalid(format!("not a ZFS snapshot: {snapshot:?}")))
 }
 
-fn parse_dataset(line: &str) -> Option<Dataset> {
+fn parse_dataset(line: &str) -> Option<(String, PathBuf)> {
     let (name, mount_point) = line.split_once('\t')?;
     // "none", "legacy" and "-" are no paths.
-    mount_point.starts_with('/').then(|| Dataset { name: name.to_owned(), mount_point: mount_point.into() })
+    mount_point.starts_with('/').then(|| (name.to_owned(), mount_point.into()))
+}
+
+/// A snapshot of ours, as `zfs list` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listed {
+    dataset: String,
+    name: String,
+    token: Token,
+    mark: String,
 }
 
 fn parse_snapshot(line: &str) -> Option<Listed> {
@@ -257,12 +387,22 @@ fn parse_snapshot(line: &str) -> Option<Listed> {
 mod tests {
     use super::*;
 
+    fn volume(id: &str, dataset: &str) -> Volume {
+        Volume {
+            id: id.into(),
+            root: id.into(),
+            mount_point: id.into(),
+            mount_options: String::new(),
+            device: dataset.into(),
+            method: "zfs".into(),
+            attributes: BTreeMap::from([(discovery::DATASET.to_owned(), dataset.to_owned())]),
+            file_systems: Vec::new(),
+        }
+    }
+
     #[test]
     fn lists_are_understood_and_what_is_not_ours_is_left_out() {
-        assert_eq!(
-            parse_dataset("tank/pg\t/srv/my pg"),
-            Some(Dataset { name: "tank/pg".into(), mount_point: "/srv/my pg".into() })
-        );
+        assert_eq!(parse_dataset("tank/pg\t/srv/my pg"), Some(("tank/pg".into(), "/srv/my pg".into())));
         assert_eq!(parse_dataset("tank\tlegacy"), None);
         let token = Token::from_bits(1);
         let listed = parse_snapshot(&format!("tank/pg@a-1\t{token}\tmain")).unwrap();
@@ -271,26 +411,58 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_the_command_keep_their_meaning() {
-        assert_eq!(meaning("cannot open 'p@x': dataset does not exist"), ErrorKind::NotFound);
-        assert_eq!(meaning("cannot create snapshot 'p@x': dataset already exists"), ErrorKind::Conflict);
-        assert_eq!(meaning("cannot create snapshots : permission denied"), ErrorKind::PermissionDenied);
-        assert_eq!(meaning("out of space"), ErrorKind::Exhausted);
-        assert_eq!(meaning("something else"), ErrorKind::Provider);
-    }
-
-    #[test]
     fn only_the_full_name_of_one_snapshot_is_given_to_the_command() {
         checked("tank/pg@x-1").unwrap();
         for bad in ["tank/pg", "-r@x", "tank@a@b", "tank@a%b", "tank@a,b", ""] {
             assert!(checked(bad).is_err(), "{bad}");
         }
-        assert_eq!(pool("tank/pg/data"), "tank");
+        assert_eq!((pool("tank/pg/data"), pool("tank"), pool("tank@x")), ("tank", "tank", "tank"));
     }
 
     #[test]
     fn a_command_that_is_not_there_is_one_clear_line() {
         let error = Zfs::new(Path::new("/no/such/zfs")).token_of("a@b").unwrap_err();
         assert_eq!((error.kind(), error.message()), (ErrorKind::Precondition, "cannot run /no/such/zfs"));
+    }
+
+    #[test]
+    fn the_top_of_a_dataset_is_found_among_legacy_and_bind_mounts_and_only_where_it_can_be_reached() {
+        let mounts = MountTable::parse(
+            b"22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+              60 22 0:50 /data /srv/pgdata rw - zfs tank/pg rw,xattr\n\
+              61 22 0:50 / /mnt/hidden rw - zfs tank/pg rw,xattr\n\
+              62 22 0:50 / /mnt/my\\040pg rw - zfs tank/pg rw,xattr\n\
+              63 22 0:51 / /tank rw - zfs tank rw,xattr\n\
+              64 61 7:1 / /mnt/hidden rw - xfs /dev/loop1 rw\n",
+        )
+        .unwrap();
+        assert_eq!(tops_of(&mounts, "tank/pg"), [PathBuf::from("/mnt/my pg")]);
+        assert_eq!(tops_of(&mounts, "tank/pg/child"), Vec::<PathBuf>::new());
+        assert_eq!(inside(&mounts.of_path(Path::new("/srv/pgdata/base")).unwrap().fs_root), Some("data".into()));
+        assert_eq!(inside(Path::new("/")), None);
+    }
+
+    #[test]
+    fn a_ticket_leads_to_its_directory_in_the_snapshot_and_never_out_of_it() {
+        let mut bound = volume("/srv/pgdata", "tank/pg");
+        bound.attributes.insert(INSIDE.into(), "data/15".into());
+        bound.attributes.insert(DATASET_GUID.into(), "17".into());
+        let mut made = ticket(&bound, "tank/pg", "a-1", Token::from_bits(1));
+        assert_eq!((below(&made), made.attributes[DATASET_GUID].as_str()), ("data/15".into(), "17"));
+        made.attributes.insert(INSIDE.into(), "/../../etc".into());
+        assert_eq!(below(&made), PathBuf::from("etc"));
+        assert_eq!(below(&ticket(&volume("/a", "tank"), "tank", "a-1", Token::from_bits(1))), PathBuf::new());
+    }
+
+    #[test]
+    fn two_volumes_on_one_dataset_have_snapshots_of_their_own() {
+        let both = [volume("/srv/data", "tank/pg"), volume("/srv/wal", "tank/pg")];
+        let id: BackupId = "20260529T101112".parse().unwrap();
+        let names = both.clone().map(|volume| place::snapshot_name(&volume.id, &id));
+        for (at, volume) in both.iter().enumerate() {
+            assert!(is_of(volume, &both, &names[at]) && !is_of(volume, &both, &names[1 - at]));
+            assert!(is_of(volume, &both[at..=at], "renamed by somebody"));
+        }
+        assert!(is_of(&both[0], &[both[0].clone(), volume("/srv/wal", "tank/wal")], &names[1]));
     }
 }
