@@ -34,7 +34,7 @@ machine_paths() {
 # A dead link in a script is found when somebody needs it.
 shell_syntax() {
     local file
-    for file in tools/*.sh .ci/run examples/playground/playground examples/playground/lib/*.sh; do bash -n "$file" || return 1; done
+    for file in tools/*.sh tools/vm/*.sh .ci/run examples/playground/playground examples/playground/lib/*.sh; do bash -n "$file" || return 1; done
 }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --all-features; }

@@ -34,7 +34,7 @@ say "fakes of the clouds"
 "$TOOLS/venv/bin/python" -m pytest -q tests/clouds
 
 say "scripts and containers"
-scripts=(tools/*.sh .ci/run examples/playground/playground examples/playground/lib/*.sh)
+scripts=(tools/*.sh tools/vm/*.sh .ci/run examples/playground/playground examples/playground/lib/*.sh)
 "$TOOLS/venv/bin/shellcheck" --external-sources --source-path tools:examples/playground --shell bash "${scripts[@]}"
 "$TOOLS/venv/bin/hadolint" examples/playground/docker/Dockerfile
 "$TOOLS/venv/bin/check-jsonschema" --quiet --builtin-schema vendor.compose-spec examples/playground/docker/compose.yaml
