@@ -3,8 +3,10 @@
 //!
 //! Parsing and deciding ([`MountTable::parse`], [`coverage`]) is pure; looking ([`MountTable::current`],
 //! [`PgPaths::resolve`], [`survey()`]) is kept apart from it. Nothing here changes anything, but for [`nameless`], which makes
-//! files.
+//! files, and for what works in a directory that others may write to: [`beneath`], [`below`], [`remove`].
 
+pub(crate) mod below;
+pub(crate) mod beneath;
 pub mod clusters;
 pub mod coverage;
 pub mod devices;
@@ -15,6 +17,7 @@ pub(crate) mod nameless;
 pub mod nested;
 pub mod paths;
 pub mod postmaster;
+pub(crate) mod remove;
 pub mod sighting;
 pub mod survey;
 pub mod view;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::beneath::read_file;
 use super::postmaster::PostmasterFile;
 use super::whose::{self, Proof, ServerFiles};
 use super::{HostView, PgPaths, PgRole};
@@ -177,25 +178,8 @@ async fn wait_for(clock: &dyn Clock, look: impl Fn() -> Result<bool>) -> Result<
 fn is_there(directory: &Path, sign: &Sign) -> Result<bool> {
     let path = directory.join(&sign.file);
     // Who may not enter the directory cannot tell whether a file is in it.
-    let found = match std::fs::symlink_metadata(&path) {
-        Ok(found) => found,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(false);
-        }
-        Err(error) => return Err(whose::unreadable(&path, error)),
-    };
-    if !found.is_file() || found.len() > LONGEST {
-        return Ok(false);
-    }
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).lines().any(|line| line == sign.line)),
-        Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::StaleNetworkFileHandle) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(whose::unreadable(&path, error)),
-    }
+    let bytes = read_file(&path, LONGEST).map_err(whose::with_user_hint)?;
+    Ok(bytes.is_some_and(|bytes| String::from_utf8_lossy(&bytes).lines().any(|line| line == sign.line)))
 }
 
 #[cfg(test)]

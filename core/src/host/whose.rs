@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::beneath::read_file;
 use super::postmaster::PostmasterFile;
 use crate::error::{Error, Result};
 use crate::model::{ClusterState, ControlFile};
@@ -62,21 +63,22 @@ impl ServerFiles {
     }
 }
 
+/// `pg_control` has 8 kB, and the other files less.
+const SMALL: u64 = 64 << 10;
+
 /// Reads `postmaster.pid`; `None` if no server runs there.
 pub(super) fn read_postmaster(directory: &Path) -> Result<Option<PostmasterFile>> {
     let path = directory.join("postmaster.pid");
-    let text = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&path, error)),
-    };
+    let Some(bytes) = read_file(&path, SMALL).map_err(with_user_hint)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     PostmasterFile::parse(&text).map(Some).map_err(|error| error.with_context("file", path.display().to_string()))
 }
 
 fn read_control(path: &Path) -> Result<ControlFile> {
     let mut attempt = 1;
     loop {
-        let bytes = std::fs::read(path).map_err(|error| unreadable(path, error))?;
+        let bytes = read_file(path, SMALL).map_err(with_user_hint)?;
+        let bytes = bytes.ok_or_else(|| unreadable(path, std::io::ErrorKind::NotFound.into()))?;
         match ControlFile::parse(&bytes) {
             Err(_) if attempt < ATTEMPTS => attempt += 1,
             result => return result.map_err(|error| error.with_context("file", path.display().to_string())),
@@ -86,7 +88,11 @@ fn read_control(path: &Path) -> Result<ControlFile> {
 
 /// The error of a file that the server has and this process cannot read.
 pub(super) fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    Error::io("read", path, error).with_hint("run it as the user of the server, or as root")
+    with_user_hint(Error::io("read", path, error))
+}
+
+pub(super) fn with_user_hint(error: Error) -> Error {
+    error.with_hint("run it as the user of the server, or as root")
 }
 
 /// Refuses files that are not those of the server which answered.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::host::beneath::read_file;
 pub(super) use crate::host::clusters::real_path;
 use crate::host::clusters::{self, ClusterDir};
 
@@ -175,12 +176,9 @@ fn links(directory: &Path) -> Result<BTreeMap<u32, PathBuf>> {
         .collect())
 }
 
+/// A file of PostgreSQL's at a place that may be anybody's: small and plain, or it is none.
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path, error)),
-    }
+    read_file(path, 64 << 10)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! Nothing here decides; the [plan](super::plan) says what. The invariants:
 //! * **No link is followed.** A data directory may have links to other volumes (`pg_wal`, `log`); in a snapshot they lead
-//!   to the *original*. Such a link is removed, never what it leads to, and files are written under a new name and then
-//!   renamed, which replaces a link instead of writing through it.
+//!   to the *original*. Such a link is removed, never what it leads to. And the directory belongs to the user of the server, who
+//!   may put a link anywhere while root works in it: everything is reached from the open directory ([`Beneath`]).
 //! * **Durable.** What was written survives a power failure once [`sync`] has returned.
 //! * **Bytes.** Configuration files and labels are in whatever encoding the cluster has.
 //! * **Private.** Directories 0700 and files 0600; with 0750 and 0640 when the original allows its group to read
@@ -11,17 +11,22 @@
 //!
 //! All functions block; [`provision`](mod@super::provision) calls them on a thread for that.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind as Io, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
+use std::fs::{self, File};
+use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
 
 use super::config::{AUTO, Tree, rewrite};
 use super::plan::{Owner, RestorePlan};
 use super::settings::{Purpose, Setting, edit_auto_conf, libraries_with_workers};
 use super::unwanted::is_scratch;
 use crate::error::{Error, Result};
+use crate::host::beneath::{Beneath, is_link};
 use crate::host::links;
+
+/// No file of PostgreSQL that is read here is larger: `pg_control` has 8 kB.
+const SMALL: u64 = 64 << 10;
 
 /// What [`prepare`] did, for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,12 +50,12 @@ struct Style {
 
 impl Style {
     /// As the restored data directory is: its owner (when we may choose owners at all), and group access if it has it.
-    fn of(target: &Path, wanted: Option<Owner>) -> Result<Self> {
-        let meta = fs::symlink_metadata(target).map_err(|error| Error::io("look at", target, error))?;
-        let found = Owner { uid: meta.uid(), gid: meta.gid() };
+    fn of(target: &Beneath, wanted: Option<Owner>) -> Result<Self> {
+        let stat = target.stat()?;
+        let found = Owner { uid: stat.st_uid, gid: stat.st_gid };
         let root = rustix::process::geteuid().is_root();
         // Exactly this one: PostgreSQL refuses any other than 0700 and 0750, and a mount point may have 0755.
-        let group = meta.mode() & 0o777 == 0o750;
+        let group = stat.st_mode & 0o777 == 0o750;
         Ok(Self {
             owner: wanted.or(Some(found)).filter(|_| root),
             directory: if group { 0o750 } else { 0o700 },
@@ -58,9 +63,12 @@ impl Style {
         })
     }
 
-    fn give(&self, path: &Path) -> Result<()> {
-        let Some(owner) = self.owner else { return Ok(()) };
-        lchown(path, Some(owner.uid), Some(owner.gid)).map_err(|error| Error::io("change the owner of", path, error))
+    fn ids(&self) -> Option<(u32, u32)> {
+        self.owner.map(|owner| (owner.uid, owner.gid))
+    }
+
+    fn give(&self, place: &Beneath, name: &str) -> Result<()> {
+        self.ids().map_or(Ok(()), |owner| place.give(Path::new(name), owner))
     }
 }
 
@@ -69,108 +77,111 @@ impl Style {
 /// # Errors
 /// Whatever the file system says; and `precondition` when what lies there is not a data directory of the planned version.
 pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
-    let target = &plan.building_place(&plan.target);
+    let path = plan.building_place(&plan.target);
     let locations: Vec<_> = plan.tablespaces.iter().map(|one| plan.building_place(&one.location)).collect();
-    check_version(target, plan.major)?;
+    let target = Beneath::open(&path)?;
+    check_version(&target, plan.major)?;
     if let Some(wanted) = &plan.system_id {
-        check_system_id(target, wanted)?;
+        check_system_id(&target, wanted)?;
     }
-    links::refuse(target, locations.iter().map(PathBuf::as_path))?;
-    let style = Style::of(target, plan.owner)?;
+    links::refuse(&path, locations.iter().map(PathBuf::as_path))?;
+    let spaces = locations.iter().map(|location| Beneath::open(location)).collect::<Result<Vec<_>>>()?;
+    let style = Style::of(&target, plan.owner)?;
     let mut done = Prepared::default();
 
     for name in &plan.remove {
-        done.removed += u64::from(remove_any(&target.join(name))?);
+        done.removed += u64::from(target.remove(Path::new(name))?);
     }
     for name in &plan.empty {
-        done.removed += empty_directory(&target.join(name), &style)?;
+        done.removed += empty_directory(&target, name, &style)?;
     }
     for name in &plan.empty_if_there {
-        let path = target.join(name);
-        if fs::symlink_metadata(&path).is_ok() {
-            done.removed += empty_directory(&path, &style)?;
+        if target.look(Path::new(name))?.is_some() {
+            done.removed += empty_directory(&target, name, &style)?;
         }
     }
-    if let Some(wal) = &plan.wal {
-        link_wal(&wal.location, &plan.building_place(&wal.location), target, &style)?;
-    }
+    let wal = match &plan.wal {
+        Some(wal) => Some(link_wal(&wal.location, &plan.building_place(&wal.location), &target, &style)?),
+        None => None,
+    };
     for name in &plan.make {
-        make_directory(&place_of(plan, target, name), &style)?;
+        // What is in `pg_wal` may lie elsewhere.
+        match (&wal, name.strip_prefix("pg_wal/")) {
+            (Some(wal), Some(inner)) => make_directory(wal, inner, &style)?,
+            _ => make_directory(&target, name, &style)?,
+        }
     }
-    for directory in [target.join("base"), target.join("global")].iter().chain(&locations) {
-        done.removed += sweep(directory)?;
+    for name in ["base", "global"] {
+        let directory = target.enter(Path::new(name))?;
+        let directory =
+            directory.ok_or_else(|| Error::precondition(format!("there is no {}", path.join(name).display())))?;
+        done.removed += sweep(&directory)?;
     }
-    link_tablespaces(plan, target, &style)?;
+    for space in &spaces {
+        done.removed += sweep(space)?;
+    }
+    link_tablespaces(plan, &target, &style)?;
 
-    configure(plan, target, &style, &mut done)?;
+    configure(plan, &target, &style, &mut done)?;
     for file in &plan.write {
-        write_file(&target.join(&file.name), file.content.as_bytes(), &style)?;
+        write_file(&target, Path::new(&file.name), file.content.as_bytes(), &style)?;
         done.written += 1;
     }
-    for place in std::iter::once(target).chain(&locations) {
+    for place in std::iter::once(&target).chain(&spaces) {
         finish_modes(place, plan.owner, &style)?;
-        sync(place)?;
+        place.sync_file_system()?;
     }
-    if let Some(wal) = &plan.wal {
-        sync(&plan.building_place(&wal.location))?;
-    }
+    wal.map_or(Ok(()), |wal| wal.sync_file_system())?;
     Ok(done)
 }
 
 /// Nor one of another cluster, whatever the catalog says: with the label of this one it would be neither.
-fn check_system_id(target: &Path, wanted: &str) -> Result<()> {
-    let path = target.join("global/pg_control");
-    let control = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+fn check_system_id(target: &Beneath, wanted: &str) -> Result<()> {
+    let control = target.read(Path::new("global/pg_control"), SMALL)?.unwrap_or_default();
     match super::host::system_id(&control) {
         Some(found) if found == wanted => Ok(()),
         found => Err(Error::precondition(format!(
             "what came out of the snapshot at {} is of another cluster: system identifier {}, the backup has {wanted}",
-            target.display(),
+            target.path().display(),
             found.as_deref().unwrap_or("unknown")
         ))),
     }
 }
 
-/// Makes `pg_wal` a link to `location`, which is built at `building`.
-fn link_wal(location: &Path, building: &Path, target: &Path, style: &Style) -> Result<()> {
-    make_directory(building, style)?;
-    fs::set_permissions(building, Permissions::from_mode(style.directory))
-        .map_err(|error| Error::io("change the mode of", building, error))?;
-    style.give(building)?;
-    let link = target.join("pg_wal");
-    remove_any(&link)?;
-    symlink(location, &link).map_err(|error| Error::io("make the link", &link, error))?;
-    style.give(&link)
-}
-
-/// Where a directory of the plan is built: what is in `pg_wal` may lie elsewhere.
-fn place_of(plan: &RestorePlan, target: &Path, name: &str) -> PathBuf {
-    match (&plan.wal, name.strip_prefix("pg_wal/")) {
-        (Some(wal), Some(inner)) => plan.building_place(&wal.location).join(inner),
-        _ => target.join(name),
-    }
+/// Makes `pg_wal` a link to `location`, which is built at `building`; returns that directory.
+fn link_wal(location: &Path, building: &Path, target: &Beneath, style: &Style) -> Result<Beneath> {
+    let (above, name) = Beneath::above(building)?;
+    above.make_directory(Path::new(name), style.directory)?;
+    let directory = Beneath::open(building)?;
+    directory.set_mode(style.directory)?;
+    style.ids().map_or(Ok(()), |owner| directory.give_itself(owner))?;
+    target.remove(Path::new("pg_wal"))?;
+    target.link(Path::new("pg_wal"), location)?;
+    style.give(target, "pg_wal")?;
+    Ok(directory)
 }
 
 /// A snapshot of something else must not be made to look like a data directory.
-fn check_version(target: &Path, major: u32) -> Result<()> {
-    let found = fs::read_to_string(target.join("PG_VERSION")).unwrap_or_default();
+fn check_version(target: &Beneath, major: u32) -> Result<()> {
+    let found = target.read(Path::new("PG_VERSION"), SMALL)?.unwrap_or_default();
+    let found = String::from_utf8_lossy(&found);
     if found.trim() == major.to_string() {
         return Ok(());
     }
+    let said: String = found.trim().chars().take(40).collect();
     Err(Error::precondition(format!(
-        "what came out of the snapshot at {} is not a data directory of PostgreSQL {major} (PG_VERSION is {:?})",
-        target.display(),
-        found.trim()
+        "what came out of the snapshot at {} is not a data directory of PostgreSQL {major} (PG_VERSION is {said:?})",
+        target.path().display(),
     )))
 }
 
 /// Writes the configuration: what led out of the directory no longer does, and the settings of the restore are there.
-fn configure(plan: &RestorePlan, target: &Path, style: &Style, done: &mut Prepared) -> Result<()> {
+fn configure(plan: &RestorePlan, target: &Beneath, style: &Style, done: &mut Prepared) -> Result<()> {
     // The links of the original are gone by now from pg_tblspc and pg_wal, but one may stand for a configuration file.
-    refuse_odd_auto_conf(&target.join(AUTO))?;
-    let config = rewrite(&plan.config, &plan.target, &Tree::new(target))?;
+    refuse_odd_auto_conf(target)?;
+    let config = rewrite(&plan.config, &plan.target, &Tree::within(target.try_clone()?))?;
     for (name, content) in &config.files {
-        write_file(&target.join(name), content, style)?;
+        write_file(target, name, content, style)?;
         done.written += 1;
     }
     done.configuration = config.notes.clone();
@@ -192,14 +203,16 @@ fn configure(plan: &RestorePlan, target: &Path, style: &Style, done: &mut Prepar
             ),
         });
     }
-    write_file(&target.join(AUTO), &edit_auto_conf(&config.auto, &settings), style)
+    write_file(target, Path::new(AUTO), &edit_auto_conf(&config.auto, &settings), style)
 }
 
 /// `postgresql.auto.conf` is written by PostgreSQL as a plain file, and by nobody else.
-fn refuse_odd_auto_conf(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if !meta.is_file() => Err(Error::precondition(format!("{} is not a plain file", path.display()))),
-        Err(error) if error.kind() != Io::NotFound => Err(Error::io("look at", path, error)),
+fn refuse_odd_auto_conf(target: &Beneath) -> Result<()> {
+    let plain = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    match target.look(Path::new(AUTO))? {
+        Some(stat) if !plain(&stat) => {
+            Err(Error::precondition(format!("{} is not a plain file", target.path().join(AUTO).display())))
+        }
         _ => Ok(()),
     }
 }
@@ -216,117 +229,80 @@ pub fn remove_any(path: &Path) -> Result<bool> {
     removed.map(|()| true).map_err(|error| Error::io("remove", path, error))
 }
 
-/// Leaves an empty directory at `path`; a link or a file there is replaced. Returns how many entries went.
-fn empty_directory(path: &Path, style: &Style) -> Result<u64> {
+/// Leaves an empty directory at `name`; a link or a file there is replaced. Returns how many entries went.
+fn empty_directory(target: &Beneath, name: &str, style: &Style) -> Result<u64> {
     let mut removed = 0;
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => {
-            for entry in entries(path)? {
-                removed += u64::from(remove_any(&entry)?);
+    match target.enter(Path::new(name))? {
+        Some(directory) => {
+            for entry in directory.names()? {
+                removed += u64::from(directory.remove(Path::new(&entry))?);
             }
         }
-        Ok(_) => {
-            removed += u64::from(remove_any(path)?);
-            make_directory(path, style)?;
+        None => {
+            removed += u64::from(target.remove(Path::new(name))?);
+            make_directory(target, name, style)?;
         }
-        Err(error) if error.kind() == Io::NotFound => make_directory(path, style)?,
-        Err(error) => return Err(Error::io("look at", path, error)),
     }
     Ok(removed)
 }
 
-fn make_directory(path: &Path, style: &Style) -> Result<()> {
-    match DirBuilder::new().mode(style.directory).create(path) {
-        Ok(()) => style.give(path),
-        Err(error) if error.kind() == Io::AlreadyExists => match fs::symlink_metadata(path) {
-            Ok(meta) if meta.is_dir() => Ok(()),
-            _ => Err(Error::precondition(format!("{} is in the way: not a directory", path.display()))),
-        },
-        Err(error) => Err(Error::io("make the directory", path, error)),
+fn make_directory(place: &Beneath, name: &str, style: &Style) -> Result<()> {
+    match place.make_directory(Path::new(name), style.directory)? {
+        true => style.give(place, name),
+        false => Ok(()),
     }
 }
 
 /// Removes temporary files, temporary relations and relation caches below `directory`.
-fn sweep(directory: &Path) -> Result<u64> {
+fn sweep(directory: &Beneath) -> Result<u64> {
     let mut removed = 0;
-    for path in entries(directory)? {
-        let meta = fs::symlink_metadata(&path).map_err(|error| Error::io("look at", &path, error))?;
-        if is_scratch(&path) {
-            removed += u64::from(remove_any(&path)?);
-        } else if meta.is_dir() {
-            removed += sweep(&path)?;
+    directory.walk(&mut |entry| {
+        if !is_scratch(entry.path()) {
+            return Ok(true);
         }
-    }
+        entry.remove()?;
+        removed += 1;
+        Ok(false)
+    })?;
     Ok(removed)
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let fail = |error| Error::io("read the directory", directory, error);
-    let entries = fs::read_dir(directory).map_err(fail)?;
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(fail)).collect()
 }
 
 /// Replaces the links of the original by those of the plan. PostgreSQL makes them again from `tablespace_map` at the
 /// start of recovery; until then a tool that is run on the directory must not find its way to the original either.
-fn link_tablespaces(plan: &RestorePlan, target: &Path, style: &Style) -> Result<()> {
-    let directory = target.join("pg_tblspc");
-    for path in entries(&directory)? {
+fn link_tablespaces(plan: &RestorePlan, target: &Beneath, style: &Style) -> Result<()> {
+    let directory = target.enter(Path::new("pg_tblspc"))?;
+    let directory = directory.ok_or_else(|| Error::precondition("pg_tblspc is not a directory"))?;
+    for name in directory.names()? {
+        let name = Path::new(&name);
         // A directory is a tablespace made in place (allow_in_place_tablespaces): it has come along.
-        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
-            remove_any(&path)?;
+        if directory.look(name)?.is_some_and(|stat| is_link(&stat)) {
+            directory.remove(name)?;
         }
     }
     for one in &plan.tablespaces {
-        let link = directory.join(one.oid.to_string());
-        symlink(&one.location, &link).map_err(|error| Error::io("make the link", &link, error))?;
-        style.give(&link)?;
+        let name = one.oid.to_string();
+        directory.link(Path::new(&name), &one.location)?;
+        style.give(&directory, &name)?;
     }
     Ok(())
 }
 
-/// Writes a file under a temporary name, durably, and renames it to `path`.
-fn write_file(path: &Path, content: &[u8], style: &Style) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".barman-snap.tmp");
-    let temporary = path.with_file_name(name);
-    remove_any(&temporary)?;
-    let fail = |error| Error::io("write", path, error);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(style.file).open(&temporary).map_err(fail)?;
-    // The mode of `open` is cut by the umask.
-    file.set_permissions(Permissions::from_mode(style.file)).map_err(fail)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(fail)?;
-    style.give(&temporary)?;
-    fs::rename(&temporary, path).map_err(fail)?;
-    sync_directory(path.parent().unwrap_or(Path::new("/")))
+/// Writes a file under a temporary name, durably, and renames it to `name`.
+fn write_file(target: &Beneath, name: &Path, content: &[u8], style: &Style) -> Result<()> {
+    target.write(name, content, style.file, style.ids())
 }
 
 /// The modes that PostgreSQL insists on, and the owner if one was asked for.
-fn finish_modes(place: &Path, owner: Option<Owner>, style: &Style) -> Result<()> {
-    fs::set_permissions(place, Permissions::from_mode(style.directory))
-        .map_err(|error| Error::io("change the mode of", place, error))?;
-    match owner {
-        Some(_) => give_tree(place, style),
-        None => style.give(place),
+fn finish_modes(place: &Beneath, owner: Option<Owner>, style: &Style) -> Result<()> {
+    place.set_mode(style.directory)?;
+    let Some(ids) = style.ids() else { return Ok(()) };
+    if owner.is_some() {
+        place.walk(&mut |entry| entry.give(ids).map(|()| true))?;
     }
-}
-
-fn give_tree(path: &Path, style: &Style) -> Result<()> {
-    style.give(path)?;
-    if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
-        for entry in entries(path)? {
-            give_tree(&entry, style)?;
-        }
-    }
-    Ok(())
+    place.give_itself(ids)
 }
 
 /// Makes the entries of a directory durable.
 pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|error| Error::io("sync", path, error))
-}
-
-/// Makes everything on the file system of `path` durable, in one call instead of one per file.
-pub fn sync(path: &Path) -> Result<()> {
-    let directory = File::open(path).map_err(|error| Error::io("open", path, error))?;
-    rustix::fs::syncfs(&directory).map_err(|error| Error::io("sync", path, error.into()))
 }

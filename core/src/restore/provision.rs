@@ -24,6 +24,7 @@ use super::plan::{RestorePlan, SetAside};
 use crate::catalog::Chosen;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::beneath::Beneath;
 use crate::provider::{CreateVolumeRequest, RestoredVolume, SnapshotProvider};
 
 /// What a restore is carried out with.
@@ -301,9 +302,12 @@ fn lead_old_wal_along(plan: &RestorePlan) {
     let Some(wal) = &plan.wal else { return };
     let (Some(old_data), Some(old_wal)) = (aside(&plan.target), aside(&wal.location)) else { return };
     let link = old_data.join("pg_wal");
-    let done = fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(&old_wal, &link));
+    let done = Beneath::open(&old_data).and_then(|old| {
+        old.remove(Path::new("pg_wal"))?;
+        old.link(Path::new("pg_wal"), &old_wal)
+    });
     if let Err(error) = done {
-        tracing::warn!(link = %link.display(), wal = %old_wal.display(), %error, "cannot lead the old link to the old WAL");
+        tracing::warn!(link = %link.display(), wal = %old_wal.display(), error = error.chain(), "cannot lead the old link to the old WAL");
     }
 }
 

@@ -17,6 +17,7 @@ use super::pgdata::remove_any;
 use super::tablespaces::normal;
 use crate::error::{Error, Result};
 use crate::host::MountTable;
+use crate::host::beneath::Beneath;
 use crate::host::clusters::holding;
 use crate::id::Token;
 use crate::model::{BackupInfo, EngineRecord};
@@ -77,7 +78,9 @@ impl Workplace {
     }
 
     fn make(&mut self, candidates: &[PathBuf]) -> Result<PathBuf> {
-        let usable = candidates.iter().find(|place| self.usable(place)).ok_or_else(|| {
+        let usable: Vec<_> = candidates.iter().filter(|place| self.usable(place)).collect();
+        // Who may rename our directory may put something else in its place.
+        let usable = usable.iter().find(|place| is_safe(place)).or(usable.first()).copied().ok_or_else(|| {
             let tried: Vec<_> = candidates.iter().map(|place| place.display().to_string()).collect();
             Error::precondition(format!("no place for a verification: {} cannot be used", tried.join(", ")))
                 .with_hint("name a writable directory outside of any cluster and of the catalog with --work-dir")
@@ -138,6 +141,15 @@ impl Drop for Workplace {
     }
 }
 
+/// Opens a directory in a place of ours, through no link below that place: what runs in the server may have put one anywhere.
+/// `None` if it is none any more.
+pub(super) fn open_inside(path: &Path) -> Result<Option<Beneath>> {
+    let ours =
+        |place: &&Path| place.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    let Some(place) = path.ancestors().filter(ours).last() else { return Beneath::open(path).map(Some) };
+    Beneath::open(place)?.enter(path.strip_prefix(place).unwrap_or(Path::new("")))
+}
+
 /// Removes the directories of verifications whose process was killed. What cannot be removed stays, and is told.
 fn remove_leftovers(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
@@ -171,6 +183,19 @@ fn is_abandoned(directory: &Path) -> bool {
     let free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
     let quiet = |data: PathBuf| super::host::served_by(&data).is_ok_and(|process| process.is_none());
     free && quiet(directory.join("data")) && mounted_below(directory).is_ok_and(|mounts| mounts.is_empty())
+}
+
+/// True if nobody else can rename a directory of ours in `place`, or one above it: they all belong to root or to us, and others may write
+/// there only where the sticky bit keeps them from what is not theirs.
+fn is_safe(place: &Path) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let safe = |directory: &Path| {
+        fs::metadata(directory).is_ok_and(|meta| {
+            let owned = meta.uid() == 0 || meta.uid() == us;
+            owned && (meta.mode() & 0o022 == 0 || meta.mode() & 0o1000 != 0)
+        })
+    };
+    super::host::real_path(place).is_ok_and(|real| real.ancestors().all(safe))
 }
 
 /// What is mounted below a directory, outer mount points first.

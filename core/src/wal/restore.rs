@@ -6,9 +6,9 @@
 //! answers with a page of its own) must ever look like it. So a file is absent only from an archive that was seen. Where new
 //! tablespaces shall stay inside the data directory, no WAL is given out that leads out of it.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rustix::process::{Gid, Uid};
 
 use super::archive::{MAX_BYTES, WalArchive, blocking, check};
 use super::codec;
@@ -16,6 +16,7 @@ use super::contain::{NewTablespace, NewTablespaces, contain, may_begin_inside, s
 use super::header::SegmentHeader;
 use crate::catalog::write_pieces;
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::host::beneath::Beneath;
 use crate::model::{Compression, Segment, TimelineHistory, WalName};
 
 /// What was brought back.
@@ -206,29 +207,35 @@ impl WalArchive {
 }
 
 /// Writes a file beside the destination and gives it its name when it is durable.
+///
+/// PostgreSQL's `pg_wal` belongs to the user of the server, and this may be root: the file is a new one, whatever has its temporary
+/// name, and belongs to whom the directory belongs.
 fn place(content: &[u8], destination: &Path) -> Result<()> {
-    let fail = |error| Error::io("write", destination, error);
-    // One name for each destination: what a crash leaves is overwritten by the next attempt. PostgreSQL asks for one file at a
-    // time, and runs no two recoveries in one directory.
-    let mut temp = destination.as_os_str().to_owned();
-    temp.push(".barman-snap");
-    let temp = PathBuf::from(temp);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
-        write_pieces(&mut file, content)?;
-        file.sync_all()?;
-        std::fs::rename(&temp, destination)?;
-        let dir = destination.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&temp);
+    let (directory, name) = match Beneath::above(destination) {
         // A missing directory is not a missing segment.
-        match fail(error) {
-            error if error.kind() == ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(
                 Error::precondition(format!("there is no directory for {}", destination.display())).with_source(error)
-            }
-            error => error,
+            );
         }
+        other => other?,
+    };
+    let fail = |error: std::io::Error| Error::io("write", destination, error);
+    // One name for each destination: what a crash leaves is replaced by the next attempt. PostgreSQL asks for one file at a
+    // time, and runs no two recoveries in one directory.
+    let mut temporary = name.to_owned();
+    temporary.push(".barman-snap");
+    let mut file = directory.make_file(Path::new(&temporary))?;
+    let mut write = || {
+        write_pieces(&mut file, content).and_then(|()| file.sync_all()).map_err(fail)?;
+        if rustix::process::geteuid().is_root() {
+            let stat = directory.stat()?;
+            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(|error| fail(error.into()))?;
+        }
+        directory.rename(&temporary, name).and_then(|()| directory.sync())
+    };
+    write().inspect_err(|_| {
+        let _ = directory.remove(Path::new(&temporary));
     })
 }

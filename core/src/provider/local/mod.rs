@@ -11,7 +11,6 @@
 //!
 //! It needs no privilege beyond those of the owner of the data, wherever the kernel allows that.
 
-mod below;
 mod btrfs;
 mod btrfs_ioctl;
 mod check;
@@ -26,7 +25,6 @@ mod patience;
 mod permits;
 mod place;
 mod records;
-mod remove;
 mod reservation;
 mod restore;
 mod restore_space;
@@ -60,7 +58,7 @@ use super::{
     SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 use crate::error::{Error, ErrorKind, Result, Retry};
-use crate::host::host_name;
+use crate::host::{below, host_name, remove};
 use crate::id::{BackupId, Token};
 use crate::model::{Literal, SnapshotRecord};
 

@@ -17,6 +17,7 @@ use super::place::MARK_FILE;
 use super::remove;
 use super::tree::{CloneOptions, clone_tree};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::beneath::{Beneath, read_file};
 use crate::id::Token;
 use crate::provider::RestoredVolume;
 
@@ -136,8 +137,7 @@ fn claim(directory: &Path, token: &Token) -> Result<()> {
     match rustix::fs::fsetxattr(&open, ATTRIBUTE, &mark, XattrFlags::empty()) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => {
-            let path = directory.join(MARK_FILE);
-            std::fs::write(&path, mark).map_err(|source| Error::io("write", path, source))
+            Beneath::open(directory)?.write(Path::new(MARK_FILE), &mark, 0o600, None)
         }
         Err(error) => Err(Error::io("mark", directory, error.into())),
     }
@@ -147,10 +147,9 @@ fn mark_of(directory: &Path) -> Result<Option<Mark>> {
     let mut buffer = [0; 512];
     let bytes = match rustix::fs::lgetxattr(directory, ATTRIBUTE, &mut buffer) {
         Ok(length) => buffer[..length].to_vec(),
-        Err(_) => match std::fs::read(directory.join(MARK_FILE)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", directory.join(MARK_FILE), error)),
+        Err(_) => match read_file(&directory.join(MARK_FILE), 512)? {
+            Some(bytes) => bytes,
+            None => return Ok(None),
         },
     };
     serde_json::from_slice(&bytes)
@@ -161,7 +160,7 @@ fn mark_of(directory: &Path) -> Result<Option<Mark>> {
 /// The process of a server that has this as its data directory. The file may be that of the original server, copied with
 /// the rest: then it names another directory.
 fn server_running_on(directory: &Path) -> Option<u32> {
-    let text = std::fs::read_to_string(directory.join("postmaster.pid")).ok()?;
+    let text = String::from_utf8(read_file(&directory.join("postmaster.pid"), 64 << 10).ok()??).ok()?;
     let mut lines = text.lines();
     let pid: u32 = lines.next()?.trim().parse().ok()?;
     let names_this = Path::new(lines.next()?).canonicalize().ok()? == directory.canonicalize().ok()?;

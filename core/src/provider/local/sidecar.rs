@@ -18,12 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use super::place::SNAPSHOT_DIRECTORY;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::beneath::read_file;
 use crate::host::nameless;
 use crate::id::{BackupId, Token};
 use crate::provider::Ticket;
 
 /// The version that this engine writes.
 const VERSION: u32 = 1;
+/// A note is shorter than this.
+const SHORT: u64 = 4 << 10;
 /// A record is some hundred bytes; whatever is larger is none.
 const LARGEST: u64 = 1 << 20;
 
@@ -253,7 +256,7 @@ impl Slot {
 
     /// That note, if it is of this boot.
     pub(super) fn copied(&self) -> Option<Copied> {
-        let bytes = std::fs::read(self.note()).ok()?;
+        let bytes = read_file(&self.note(), SHORT).ok()??;
         // Half a note is none: its writer died before the tree counted as copied.
         let (boot, copied) = serde_json::from_slice::<(String, Copied)>(&bytes).ok()?;
         (boot == boot_id() && !boot.is_empty()).then_some(copied)
@@ -277,7 +280,8 @@ impl Slot {
 
     /// That note; nothing while there is none that can be read.
     pub(super) fn written(&self) -> u64 {
-        std::fs::read_to_string(self.written_note()).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+        let bytes = read_file(&self.written_note(), SHORT).ok().flatten().unwrap_or_default();
+        String::from_utf8_lossy(&bytes).parse().unwrap_or(0)
     }
 
     pub(super) fn forget_written(&self) {

@@ -128,7 +128,9 @@ impl Copier<'_> {
             let (user, group) = owner(stat);
             rustix::fs::fchown(copy, user, group)?;
         }
-        rustix::fs::fchmod(copy, Mode::from_raw_mode(stat.st_mode))?;
+        // A program that runs as its owner is nothing that a cluster has; a copy of one lies where nobody looks for it.
+        let dropped = if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile { 0o6000 } else { 0 };
+        rustix::fs::fchmod(copy, Mode::from_raw_mode(stat.st_mode & !dropped))?;
         let time = |seconds: i64, nanoseconds: u64| Timespec {
             tv_sec: seconds,
             tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),

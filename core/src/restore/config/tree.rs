@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 
 use super::walk::{ConfigSource, Found};
 use crate::error::{Error, Result};
+use crate::host::beneath::Beneath;
 
 /// The longest file that is read. PostgreSQL's own sample has 30 kB.
 const LONGEST: u64 = 16 << 20;
@@ -18,18 +20,29 @@ const LONGEST: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Tree {
     root: PathBuf,
+    /// The directory itself, if it is open: then the path is for messages only.
+    open: Option<Beneath>,
 }
 
 impl Tree {
     /// The one at `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), open: None }
+    }
+
+    /// The one that is open.
+    pub(in crate::restore) fn within(directory: Beneath) -> Self {
+        Self { root: directory.path().to_owned(), open: Some(directory) }
     }
 
     /// Opens what is at `name`, one directory after the other. `None`: a link is on the way, or it is one.
     fn open(&self, name: &Path) -> std::result::Result<Option<File>, Errno> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let mut at = openat(CWD, &self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let top = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = match &self.open {
+            Some(directory) => openat(directory.as_fd(), c".", top, Mode::empty())?,
+            None => openat(CWD, &self.root, top, Mode::empty())?,
+        };
         for part in name.components() {
             let part: &OsStr = match part {
                 Component::Normal(part) => part,

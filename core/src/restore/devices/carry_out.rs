@@ -22,6 +22,7 @@ use super::find;
 use super::layout::DevicePlan;
 use super::mount::{MountedFileSystem, make_mount_point, mount, remove_empty, unmount};
 use crate::error::{Error, Result, Retry};
+use crate::host::beneath::read_file;
 use crate::id::Token;
 use crate::provider::{CreateVolumeRequest, Instance, RestoredVolume};
 
@@ -168,8 +169,9 @@ async fn attach(devices: &DevicePlan, tools: Tools<'_>, made: &mut Made) -> Resu
 /// A volume of another cluster must not be prepared, however it got there.
 fn check_system_id(plan: &RestorePlan, wanted: Option<&str>) -> Result<()> {
     let file = plan.target.join("global/pg_control");
-    let control = std::fs::read(&file).map_err(|error| {
-        Error::io("read", &file, error).with_hint("what is mounted there is not the data directory of the backup")
+    let control = read_file(&file, 64 << 10)?.ok_or_else(|| {
+        Error::io("read", &file, std::io::ErrorKind::NotFound.into())
+            .with_hint("what is mounted there is not the data directory of the backup")
     })?;
     match (wanted, system_id(&control)) {
         (Some(wanted), Some(found)) if wanted != found => Err(Error::precondition(format!(

@@ -75,8 +75,12 @@ fn major_of(version: &str) -> Option<u32> {
 }
 
 /// Runs `pg_checksums --check` on a stopped data directory.
-pub(in crate::restore) async fn check_checksums(binaries: &Binaries, pgdata: &Path) -> Result<(bool, String)> {
-    let mut command = program(binaries, "pg_checksums", run_as(pgdata)?, pgdata)?;
+pub(in crate::restore) async fn check_checksums(
+    binaries: &Binaries,
+    pgdata: &Path,
+    user: Option<Owner>,
+) -> Result<(bool, String)> {
+    let mut command = program(binaries, "pg_checksums", user, pgdata)?;
     command.arg("--check").arg("-D").arg(pgdata);
     output_of(command, "pg_checksums").await
 }
@@ -137,8 +141,8 @@ pub(super) fn run_as(pgdata: &Path) -> Result<Option<Owner>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let meta = fs::metadata(pgdata).map_err(|error| Error::io("look at", pgdata, error))?;
-    if meta.uid() == 0 {
+    let meta = fs::symlink_metadata(pgdata).map_err(|error| Error::io("look at", pgdata, error))?;
+    if meta.uid() == 0 || !meta.is_dir() {
         return Err(Error::precondition(format!(
             "{} belongs to root, and PostgreSQL refuses to run as root",
             pgdata.display()

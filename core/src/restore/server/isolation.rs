@@ -3,33 +3,91 @@
 //! Nothing here replaces the configuration that was restored: the server reads that, as it will when the user starts it. All
 //! of this stands on the command line, which wins over every file, and takes effect for this one run only.
 
-use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use tokio::process::Command;
+
+use super::binaries::private;
 use super::{PORT, ServerSpec};
 use crate::error::{Error, Result};
+use crate::host::beneath::Beneath;
 use crate::restore::plan::Owner;
 use crate::restore::settings::Setting;
 
 /// Longest path of a socket on Linux, with its end; PostgreSQL refuses longer ones.
 const LONGEST_SOCKET: usize = 107;
 
-/// What our own sessions say when they connect: it wins over what `ALTER DATABASE … SET` and `ALTER ROLE … SET` have stored
-/// (manual, "Setting Parameters"), which may be anything.
-pub(super) const SESSION: &str = "-c session_preload_libraries= -c local_preload_libraries= -c role=none \
-     -c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
-     -c default_transaction_read_only=off -c default_transaction_deferrable=off -c client_min_messages=warning \
-     -c log_statement=none -c log_duration=off -c standard_conforming_strings=on -c row_security=on \
-     -c bytea_output=hex -c datestyle=ISO";
+/// What our own sessions say when they connect: it wins over what `ALTER DATABASE … SET` and `ALTER ROLE … SET` have stored, which
+/// may be anything, and which in turn wins over the command line of the server (manual, "Setting Parameters").
+const SESSION: [(&str, &str); 24] = [
+    // Nothing is loaded or run for a session.
+    ("session_preload_libraries", ""),
+    ("local_preload_libraries", ""),
+    ("jit", "off"),
+    ("role", "none"),
+    ("row_security", "on"),
+    // Nothing ends it.
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    // Damage is not passed over.
+    ("zero_damaged_pages", "off"),
+    ("ignore_checksum_failure", "off"),
+    ("ignore_system_indexes", "off"),
+    // It may write, and speaks as we expect.
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    ("default_tablespace", ""),
+    ("client_min_messages", "warning"),
+    ("standard_conforming_strings", "on"),
+    ("bytea_output", "hex"),
+    ("datestyle", "ISO"),
+    // The log is ours.
+    ("log_min_messages", "warning"),
+    ("log_statement", "none"),
+    ("log_duration", "off"),
+    ("log_min_duration_statement", "-1"),
+    ("log_statement_stats", "off"),
+    ("log_executor_stats", "off"),
+];
 
-/// As [`SESSION`], for the statements of the user: with the `search_path` that the database gives.
-pub(super) fn session_of_the_user() -> String {
-    SESSION.replace("-c search_path=pg_catalog ", "")
+/// The same for the versions that have them.
+const SESSION_SINCE: [(u32, &str, &str); 4] = [
+    (14, "idle_session_timeout", "0"),
+    (17, "transaction_timeout", "0"),
+    // Those on login as well: of PostgreSQL 17 and later none runs.
+    (17, "event_triggers", "off"),
+    // What is not a table of the system may be looked at.
+    (17, "restrict_nonsystem_relation_kind", ""),
+];
+
+/// For statements of the user: with the `search_path` that the database gives.
+pub(super) fn session_of_the_user(major: u32) -> String {
+    let since = SESSION_SINCE.iter().filter(|(since, ..)| major >= *since).map(|(_, name, value)| (*name, *value));
+    options(SESSION.into_iter().chain(since))
 }
 
-/// As [`SESSION`], where objects are made: no event trigger of the backup runs but those that are always enabled.
-pub(super) fn session_of_checks() -> String {
-    format!("{SESSION} -c session_replication_role=replica")
+/// For statements of ours. An unqualified name means PostgreSQL's own, whatever the backup has under that name.
+pub(super) fn session(major: u32) -> String {
+    format!("{} {}", session_of_the_user(major), options([("search_path", "pg_catalog")]))
+}
+
+/// As [`session`], where objects are made: no trigger runs but those that say so ([`disable_triggers`]), and an extension is the one
+/// that the programs came with.
+///
+/// [`disable_triggers`]: super::super::verify
+pub(super) fn session_of_checks(major: u32) -> String {
+    let mut more = vec![("session_replication_role", "replica"), ("dynamic_library_path", "$libdir")];
+    if major >= 18 {
+        more.push(("extension_control_path", "$system"));
+    }
+    format!("{} {}", session(major), options(more))
+}
+
+fn options<'a>(settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let words: Vec<_> = settings.into_iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+    words.join(" ")
 }
 
 /// The settings on the command line.
@@ -72,6 +130,10 @@ pub(super) fn settings(spec: &ServerSpec, sockets: &Path) -> Vec<Setting> {
         ("fsync", "off"),
         ("full_page_writes", "off"),
         ("jit", "off"),
+        // Damage is not passed over.
+        ("zero_damaged_pages", "off"),
+        ("ignore_checksum_failure", "off"),
+        ("ignore_system_indexes", "off"),
     ]
     .map(|(name, value)| Setting::new(name, value))
     .into();
@@ -84,53 +146,71 @@ pub(super) fn settings(spec: &ServerSpec, sockets: &Path) -> Vec<Setting> {
     settings
 }
 
-/// Makes the directory of the socket and the files that say who may connect.
+/// The files that a private server is started with, in a directory that stays ours: the user of the server, and with it whatever
+/// runs in the server, can change nothing in it, and so cannot lead us anywhere.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The directory of the socket, which is the server's.
+    pub(super) sockets: PathBuf,
+    /// The log. The server gets it open, and can only add to it; it is read through this handle.
+    pub(super) log: File,
+}
+
+/// Makes the directory of the socket, the log, and the files that say who may connect.
 ///
 /// The rules of the restored server are read as well, behind the one that lets us in: where one is wrong, this server does
 /// not start, as the restored one would not.
-pub(super) fn write_files(spec: &ServerSpec, run_as: Option<Owner>) -> Result<PathBuf> {
+pub(super) async fn write_files(spec: &ServerSpec, run_as: Option<Owner>) -> Result<Files> {
     let sockets = spec.work.join("s");
     let length = sockets.as_os_str().len() + format!("/.s.PGSQL.{PORT}.lock").len();
     if length > LONGEST_SOCKET {
         return Err(Error::precondition(format!("the path {} is too long for a socket", sockets.display()))
             .with_hint("name a shorter directory with --work-dir"));
     }
-    fs::create_dir(&sockets).map_err(|error| Error::io("make the directory", &sockets, error))?;
-    give(&sockets, run_as)?;
-    fs::set_permissions(&sockets, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .map_err(|error| Error::io("change the mode of", &sockets, error))?;
-    let write = |name: &str, content: &[u8]| {
-        let path = spec.work.join(name);
-        fs::write(&path, content).map_err(|error| Error::io("write", &path, error))?;
-        give(&path, run_as)
-    };
+    let owner = run_as.map(|owner| (owner.uid, owner.gid));
+    let work = Beneath::open(&spec.work)?;
+    work.make_directory(Path::new("s"), 0o700)?;
+    owner.map_or(Ok(()), |owner| work.give(Path::new("s"), owner))?;
     // The directory of the socket is private; who can reach it is us.
-    write("pg_hba.conf", &hba(spec)?)?;
-    write("pg_ident.conf", b"")?;
-    give(&spec.work, run_as)?;
-    Ok(sockets)
+    work.write(Path::new("pg_hba.conf"), &hba(spec, run_as).await?, 0o600, owner)?;
+    work.write(Path::new("pg_ident.conf"), b"", 0o600, owner)?;
+    let log = work.make_log(Path::new("server.log"))?;
+    Ok(Files { sockets, log })
 }
 
 /// From PostgreSQL 16 on, files of rules can include others. Before, the content is appended, unless it names further files,
 /// which would be looked for beside ours.
-fn hba(spec: &ServerSpec) -> Result<Vec<u8>> {
+async fn hba(spec: &ServerSpec, run_as: Option<Owner>) -> Result<Vec<u8>> {
     let mut rules = b"local all all trust\n".to_vec();
     let restored = &spec.hba;
     if spec.major >= 16 {
         rules.extend_from_slice(format!("include \"{}\"\n", restored.display()).as_bytes());
         return Ok(rules);
     }
-    let content = fs::read(restored).map_err(|error| Error::io("read", restored, error))?;
+    let content = read_as(run_as, restored, &spec.pgdata).await?;
     if !content.contains(&b'@') {
         rules.extend_from_slice(&content);
     }
     Ok(rules)
 }
 
-fn give(path: &Path, owner: Option<Owner>) -> Result<()> {
-    let Some(owner) = owner else { return Ok(()) };
-    std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
-        .map_err(|error| Error::io("change the owner of", path, error))
+/// The largest file of rules that is read.
+const LARGEST_RULES: usize = 16 << 20;
+
+/// A file that the user of the server may read, read as that user: it may be a link to what only root may read.
+async fn read_as(run_as: Option<Owner>, path: &Path, pgdata: &Path) -> Result<Vec<u8>> {
+    let mut command = private(Command::new("/usr/bin/head"), run_as, pgdata);
+    command.arg("-c").arg((LARGEST_RULES + 1).to_string()).arg("--").arg(path);
+    let output = command.output().await.map_err(|error| Error::io("read", path, error))?;
+    match (output.status.success(), output.stdout.len()) {
+        (true, 0..=LARGEST_RULES) => Ok(output.stdout),
+        (true, _) => Err(Error::precondition(format!("{} is larger than any file of rules", path.display()))),
+        (false, _) => Err(Error::precondition(format!(
+            "the user of the server cannot read {}: {}",
+            path.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +219,15 @@ mod tests {
 
     #[test]
     fn the_users_statements_see_the_search_path_of_the_database() {
-        assert!(SESSION.contains("search_path") && !session_of_the_user().contains("search_path"));
-        assert!(session_of_checks().starts_with(SESSION));
+        for major in [13, 15, 18] {
+            assert!(session(major).contains("search_path") && !session_of_the_user(major).contains("search_path"));
+            assert!(session_of_checks(major).starts_with(&session(major)));
+        }
+    }
+
+    #[test]
+    fn a_version_is_asked_for_nothing_that_it_does_not_know() {
+        assert!(!session_of_checks(13).contains("idle_session") && !session_of_checks(16).contains("event_triggers"));
+        assert!(session_of_the_user(17).contains("-c event_triggers=off"));
     }
 }

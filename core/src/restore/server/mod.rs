@@ -13,7 +13,7 @@ mod binaries;
 mod isolation;
 mod query;
 
-use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,8 +24,10 @@ use tokio::process::{Child, Command};
 pub use binaries::Binaries;
 pub(super) use binaries::{check_checksums, configured};
 use binaries::{output_of, private, program, run_as};
+use isolation::Files;
 use query::query;
 
+use super::plan::Owner;
 use super::settings::Setting;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,7 +58,9 @@ pub struct ServerSpec {
 pub struct PrivateServer {
     spec: ServerSpec,
     child: Child,
-    sockets: PathBuf,
+    files: Files,
+    /// As whom its programs run: decided before anything of the backup did.
+    user: Option<Owner>,
     login: Option<Login>,
 }
 
@@ -69,6 +73,9 @@ struct Login {
 
 /// The port is a part of the name of the socket only.
 const PORT: u16 = 5432;
+
+/// How much of the end of its log is read: what runs in it may write what it wants there.
+const LOG_READ: u64 = 64 << 10;
 
 /// Databases that every cluster has after `initdb`; each may have been dropped, or closed for connections.
 const DATABASES: [&str; 2] = ["postgres", "template1"];
@@ -84,11 +91,10 @@ exec 3<&- "$@""#;
 impl PrivateServer {
     /// Starts the server; it is recovering afterwards, not yet open.
     pub async fn start(spec: ServerSpec) -> Result<Self> {
-        let sockets = isolation::write_files(&spec, run_as(&spec.pgdata)?)?;
-        let log = spec.work.join("server.log");
-        fs::File::create(&log).map_err(|error| Error::io("write", &log, error))?;
-        let child = launch(&spec, &sockets)?;
-        Ok(Self { spec, child, sockets, login: None })
+        let user = run_as(&spec.pgdata)?;
+        let files = isolation::write_files(&spec, user).await?;
+        let child = launch(&spec, &files, user)?;
+        Ok(Self { spec, child, files, user, login: None })
     }
 
     /// Waits until recovery has ended and the server is open for writing, and finds out as whom one may connect.
@@ -136,9 +142,10 @@ impl PrivateServer {
     /// Tries to connect as each role to each database. Without hot standby the server lets nobody in before recovery is over.
     async fn knock(&self) -> Door {
         let mut locked = None;
+        let session = isolation::session(self.spec.major);
         for user in &self.spec.users {
             for database in DATABASES {
-                let tried = query(&self.sockets, user, database, isolation::SESSION, SUPERUSER).await;
+                let tried = query(&self.files.sockets, user, database, &session, SUPERUSER).await;
                 match tried {
                     Ok(rows) if rows == [[Some("t f".to_owned())]] => {
                         return Door::Open(Login { user: user.clone(), database: database.to_owned() });
@@ -159,9 +166,9 @@ impl PrivateServer {
         let name = &self.spec.spare_user;
         let mut said = String::new();
         for database in DATABASES {
-            let mut command = program(&self.spec.binaries, "postgres", run_as(&self.spec.pgdata)?, &self.spec.pgdata)?;
+            let mut command = program(&self.spec.binaries, "postgres", self.user, &self.spec.pgdata)?;
             command.arg("--single").arg("-D").arg(&self.spec.pgdata);
-            add_settings(&mut command, &self.spec, &self.sockets);
+            add_settings(&mut command, &self.spec, &self.files.sockets);
             command.arg(database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let statements = format!(
                 "CREATE ROLE {name} SUPERUSER LOGIN\nALTER DATABASE template1 ALLOW_CONNECTIONS true\n\
@@ -177,7 +184,7 @@ impl PrivateServer {
             said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
             if output.status.success() {
                 self.spec.users = vec![name.clone()];
-                self.child = launch(&self.spec, &self.sockets)?;
+                self.child = launch(&self.spec, &self.files, self.user)?;
                 return Ok(());
             }
         }
@@ -188,17 +195,19 @@ impl PrivateServer {
     /// Runs SQL in the database that was found open, and returns all rows as text.
     pub async fn query_anywhere(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let login = self.login()?;
-        query(&self.sockets, &login.user, &login.database, isolation::SESSION, sql).await
+        query(&self.files.sockets, &login.user, &login.database, &isolation::session(self.spec.major), sql).await
     }
 
     /// Runs SQL of ours in a database, where it may make objects.
     pub async fn query_as_check(&self, database: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        query(&self.sockets, &self.login()?.user, database, &isolation::session_of_checks(), sql).await
+        let session = isolation::session_of_checks(self.spec.major);
+        query(&self.files.sockets, &self.login()?.user, database, &session, sql).await
     }
 
     /// Runs SQL of the user in a database and returns all rows as text.
     pub async fn query(&self, database: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        query(&self.sockets, &self.login()?.user, database, &isolation::session_of_the_user(), sql).await
+        let session = isolation::session_of_the_user(self.spec.major);
+        query(&self.files.sockets, &self.login()?.user, database, &session, sql).await
     }
 
     fn login(&self) -> Result<&Login> {
@@ -208,11 +217,16 @@ impl PrivateServer {
     /// Runs a client program of this version against the server; its output and whether it succeeded.
     pub async fn client(&self, name: &str, arguments: &[String]) -> Result<(bool, String)> {
         let login = self.login()?;
-        let mut command = program(&self.spec.binaries, name, run_as(&self.spec.pgdata)?, &self.spec.pgdata)?;
-        command.env("PGOPTIONS", isolation::session_of_checks());
-        command.arg("--host").arg(&self.sockets).arg("--port").arg(PORT.to_string());
+        let mut command = program(&self.spec.binaries, name, self.user, &self.spec.pgdata)?;
+        command.env("PGOPTIONS", isolation::session_of_checks(self.spec.major));
+        command.arg("--host").arg(&self.files.sockets).arg("--port").arg(PORT.to_string());
         command.arg("--username").arg(&login.user).args(arguments);
         output_of(command, name).await
+    }
+
+    /// As whom its programs run, if not as ourselves.
+    pub(super) const fn user(&self) -> Option<Owner> {
+        self.user
     }
 
     /// The database that was found open.
@@ -256,9 +270,15 @@ impl PrivateServer {
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> Vec<String> {
-        let text = fs::read(self.spec.work.join("server.log")).unwrap_or_default();
+        let length = self.files.log.metadata().map_or(0, |meta| meta.len());
+        let from = length.saturating_sub(LOG_READ);
+        let mut text = vec![0; usize::try_from(length - from).unwrap_or(0)];
+        let read = self.files.log.read_at(&mut text, from).unwrap_or(0);
+        text.truncate(read);
         let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<_> = text.lines().filter(|line| !is_noise(line)).map(str::to_owned).collect();
+        // What is longer is cut in its first line.
+        let whole = text.lines().skip(usize::from(from > 0));
+        let lines: Vec<_> = whole.filter(|line| !is_noise(line)).map(str::to_owned).collect();
         lines[lines.len().saturating_sub(20)..].to_vec()
     }
 
@@ -301,20 +321,19 @@ async fn wait(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
 }
 
 /// Starts the server process.
-fn launch(spec: &ServerSpec, sockets: &Path) -> Result<Child> {
-    let path = spec.work.join("server.log");
-    let log = fs::OpenOptions::new().append(true).open(&path).map_err(|error| Error::io("write", &path, error))?;
-    let also = log.try_clone().map_err(|error| Error::io("write", &path, error))?;
+fn launch(spec: &ServerSpec, files: &Files, user: Option<Owner>) -> Result<Child> {
+    let handle = || files.log.try_clone().map_err(|error| Error::io("write", spec.work.join("server.log"), error));
+    let (log, also) = (handle()?, handle()?);
     let postgres = spec
         .binaries
         .program("postgres")
         .ok_or_else(|| Error::not_found(format!("no postgres in {}", spec.binaries.directory.display())))?;
-    let mut command = match run_as(&spec.pgdata)? {
+    let mut command = match user {
         Some(owner) => binaries::shell_as(owner, &spec.pgdata),
         None => private(Command::new("/bin/sh"), None, &spec.pgdata),
     };
     command.arg("-c").arg(START).arg("sh").arg(postgres).arg("-D").arg(&spec.pgdata);
-    add_settings(&mut command, spec, sockets);
+    add_settings(&mut command, spec, &files.sockets);
     // A group of its own: what the terminal sends to us is ours to handle.
     command.stdin(Stdio::piped()).stdout(log).stderr(also).process_group(0);
     command.spawn().map_err(|error| Error::io("start", spec.binaries.directory.join("postgres"), error))

@@ -19,6 +19,7 @@
 //! An `Err` means that nothing could be proven either way: a bad request, no programs of that version, no place, no space, or
 //! cancelled. What went wrong with the backup itself is a [`Proof`] that has not passed.
 
+mod amcheck;
 mod run;
 mod strays;
 

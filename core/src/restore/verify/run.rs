@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::strays;
 use super::{VerifyDepth, VerifyInput, fetches_itself};
+use super::{amcheck, strays};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, Timeline};
-use crate::restore::plan::{ArchiveFacts, RestorePlan};
+use crate::restore::plan::{ArchiveFacts, Owner, RestorePlan};
 use crate::restore::proof::{Check, Outcome, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
 use crate::restore::provision::{RestoreEvent, Restored, Tools, blocking, millis, provision};
 use crate::restore::server::{Binaries, PrivateServer, ServerSpec, check_checksums, configured};
@@ -27,7 +27,7 @@ pub(super) struct Run<'a> {
 }
 
 /// What a check has to say, or that it is not made.
-enum Verdict {
+pub(super) enum Verdict {
     Good(String),
     Bad(String),
     NotMade(String),
@@ -173,7 +173,7 @@ impl Run<'_> {
         self.end("identity", at, identity)?;
 
         let at = self.begin("amcheck")?;
-        let amcheck = self.amcheck(server).await;
+        let amcheck = amcheck::check(self, server).await;
         self.end("amcheck", at, amcheck)?;
 
         for check in &self.input.options.sql {
@@ -194,7 +194,7 @@ impl Run<'_> {
             (false, ..) => Ok(Verdict::NotMade("switched off".to_owned())),
             (_, false, _) => Ok(Verdict::NotMade("the cluster has no data checksums".to_owned())),
             (_, _, false) => Ok(Verdict::NotMade("the server did not shut down cleanly".to_owned())),
-            _ => self.checksums().await,
+            _ => self.checksums(server.user()).await,
         };
         self.end("checksums", at, verdict)?;
         Ok(())
@@ -230,63 +230,6 @@ impl Run<'_> {
         Ok(verdict)
     }
 
-    async fn amcheck(&self, server: &PrivateServer) -> Result<Verdict> {
-        if !self.input.options.amcheck {
-            return Ok(Verdict::NotMade("switched off".to_owned()));
-        }
-        if self.binaries.program("pg_amcheck").is_none() {
-            return Ok(Verdict::NotMade(format!("no pg_amcheck in {}", self.binaries.directory.display())));
-        }
-        let available = "SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'";
-        if server.query_anywhere(available).await?.is_empty() {
-            return Ok(Verdict::NotMade("the extension amcheck is not installed on this host".to_owned()));
-        }
-        let mut arguments = ["--all", "--install-missing", "--jobs=2", "--maintenance-db"].map(str::to_owned).to_vec();
-        arguments.push(server.database().to_owned());
-        let unfinished = self.open_all_databases(server).await?;
-        let pattern = |name: &String| format!("--exclude-database=\"{}\"", name.replace('"', "\"\""));
-        arguments.extend(unfinished.iter().map(pattern));
-        let (good, output) = server.client("pg_amcheck", &arguments).await?;
-        Ok(match (good, unfinished.as_slice()) {
-            (false, _) => Verdict::Bad(brief(&output)),
-            (true, []) => Verdict::Good("no corruption found in tables and indexes".to_owned()),
-            (true, some) => Verdict::Good(format!(
-                "no corruption found in tables and indexes; not looked at, because dropping it was interrupted: {}",
-                some.join(", ")
-            )),
-        })
-    }
-
-    /// Lets connections into all databases of the throw-away server but `template0`, so that nothing is left out, and keeps
-    /// their event triggers from running when the extension is made. Returns those whose `DROP DATABASE` was interrupted, which
-    /// nobody can connect to.
-    async fn open_all_databases(&self, server: &PrivateServer) -> Result<Vec<String>> {
-        let names = |rows: Vec<Vec<Option<String>>>| -> Vec<String> {
-            rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()
-        };
-        let closed = "SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', datname) FROM pg_database \
-                      WHERE NOT datallowconn AND datname <> 'template0' AND datconnlimit <> -2";
-        for statement in names(server.query_anywhere(closed).await?) {
-            server.query_anywhere(&statement).await?;
-        }
-        let open = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2";
-        for database in names(server.query_anywhere(open).await?) {
-            self.tools.go_on()?;
-            let always = "SELECT format('ALTER EVENT TRIGGER %I DISABLE', evtname) FROM pg_event_trigger \
-                          WHERE evtenabled = 'A'";
-            // The message of a database that cannot be opened does not name it.
-            let of = |error: Error| {
-                Error::new(error.kind(), format!("database {database:?}: {}", error.message())).with_source(error)
-            };
-            let statements = names(server.query_as_check(&database, always).await.map_err(of)?);
-            // PostgreSQL 17 and later have all of them off by a setting.
-            for statement in statements.iter().filter(|_| self.plan.major < 17) {
-                server.query_as_check(&database, statement).await?;
-            }
-        }
-        Ok(names(server.query_anywhere("SELECT datname FROM pg_database WHERE datconnlimit = -2").await?))
-    }
-
     async fn sql(&mut self, server: &PrivateServer, check: &SqlCheck) -> Result<Verdict> {
         let mut rows = server.query(&check.database, &check.sql).await?;
         let row_count = rows.len() as u64;
@@ -302,13 +245,14 @@ impl Run<'_> {
         })
     }
 
-    async fn checksums(&self) -> Result<Verdict> {
+    async fn checksums(&self, user: Option<Owner>) -> Result<Verdict> {
         if self.binaries.program("pg_checksums").is_none() {
             return Ok(Verdict::NotMade(format!("no pg_checksums in {}", self.binaries.directory.display())));
         }
         let target = self.plan.target.clone();
-        let strays = blocking(move || strays::remove(&target)).await?;
-        let (good, output) = check_checksums(&self.binaries, &self.plan.target).await?;
+        let spaces: Vec<_> = self.plan.tablespaces.iter().map(|one| one.location.clone()).collect();
+        let strays = blocking(move || strays::remove(&target, &spaces)).await?;
+        let (good, output) = check_checksums(&self.binaries, &self.plan.target, user).await?;
         let blocks = output.lines().find_map(|line| line.strip_prefix("Blocks scanned:")).map_or("", str::trim);
         let others = match strays {
             0 => String::new(),
@@ -379,6 +323,6 @@ fn out_of_space() -> Error {
 }
 
 /// The first lines of what a program said.
-fn brief(output: &str) -> String {
+pub(super) fn brief(output: &str) -> String {
     output.lines().take(5).collect::<Vec<_>>().join("; ")
 }

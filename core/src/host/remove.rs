@@ -3,7 +3,7 @@
 //! Symbolic links are removed, never followed; another file system inside is an error and stays untouched. Whether a
 //! tree is ours is decided by the callers.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::below::{DIRECTORY, open_below};
 use crate::error::{Error, Result};
 
 /// Removes `target` and all below it. Gone already is success.
-pub(super) fn remove_tree(target: &Path) -> Result<()> {
+pub(crate) fn remove_tree(target: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(Error::internal(format!("not a tree to remove: {}", target.display())));
     };
@@ -25,19 +25,24 @@ pub(super) fn remove_tree(target: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(fail(error)),
     };
-    match open_directory(parent.as_fd(), name) {
-        Ok(tree) => empty(tree).map_err(fail)?,
+    remove_at(parent.as_fd(), name).map_err(fail)
+}
+
+/// Removes the directory `name` in `parent` and all below it. Gone already is success.
+pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
+    match open_directory(parent, name) {
+        Ok(tree) => empty(tree)?,
         Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(fail(error.into())),
+        Err(error) => return Err(error.into()),
     }
-    match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(fail(error.into())),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Removes all that is in `target`, and leaves the directory itself.
-pub(super) fn empty_tree(target: &Path) -> Result<()> {
+pub(crate) fn empty_tree(target: &Path) -> Result<()> {
     let fail = |source: Errno| Error::io("empty", target, source.into());
     let tree = rustix::fs::open(target, DIRECTORY, Mode::empty()).map_err(fail)?;
     empty(tree).map_err(|source| Error::io("empty", target, source))

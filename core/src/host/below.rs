@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 /// How a directory is opened: only if it is one, and not a link to one.
-pub(super) const DIRECTORY: OFlags =
+pub(crate) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directory `names` below `root`; without names another descriptor of `root`, with a position of its own.
-pub(super) fn open_below<'n>(
+pub(crate) fn open_below<'n>(
     root: BorrowedFd<'_>,
     names: impl IntoIterator<Item = &'n CStr>,
 ) -> rustix::io::Result<OwnedFd> {
