@@ -241,7 +241,7 @@ bs_status bs_restore(const bs_engine *engine,
 // object; look at its "passed": a backup that was found bad is no error of this call.
 //
 // `options` is NULL or a JSON object with any of: work_dir, pg_bin_dir, sql (an array), sql_database, all_wal, timeout_ms,
-// wal_restore_program, snapshot_recovery_instance. `cancel` and `progress` may be NULL.
+// without (an array of checks to leave out: "amcheck", "checksums"), wal_restore_program, snapshot_recovery_instance. `cancel` and `progress` may be NULL.
 bs_status bs_verify(const bs_engine *engine,
                     const char *backup,
                     const char *options,

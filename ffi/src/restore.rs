@@ -59,7 +59,7 @@ pub unsafe extern "C" fn bs_restore(
 /// object; look at its "passed": a backup that was found bad is no error of this call.
 ///
 /// `options` is NULL or a JSON object with any of: work_dir, pg_bin_dir, sql (an array), sql_database, all_wal, timeout_ms,
-/// wal_restore_program, snapshot_recovery_instance. `cancel` and `progress` may be NULL.
+/// without (an array of checks to leave out: "amcheck", "checksums"), wal_restore_program, snapshot_recovery_instance. `cancel` and `progress` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bs_verify(
     engine: *const bs_engine,

@@ -421,6 +421,7 @@ class Engine(_native.Engine):
         all_wal: bool = False,
         target_tli: Union[str, int, None] = None,
         recovery_instance: Optional[str] = None,
+        without: Sequence[str] = (),
         timeout: Optional[_Duration] = None,
         wal_restore_program: Optional[Sequence[str]] = None,
         on_progress: Optional[_OnProgress] = None,
@@ -437,6 +438,7 @@ class Engine(_native.Engine):
             sql_database: The database for them.
             all_wal: Replay all WAL in the catalog, not only as far as consistency.
             recovery_instance: As in `restore`.
+            without: Checks to leave out, ``amcheck`` or ``checksums``. The proof says so.
             timeout: How long the server may take to be consistent.
             wal_restore_program: As in `restore`.
             on_progress: Called with each event. If it raises, the verification is cancelled.
@@ -450,6 +452,7 @@ class Engine(_native.Engine):
             "all_wal": all_wal,
             "target_tli": None if target_tli is None else str(target_tli),
             "snapshot_recovery_instance": recovery_instance,
+            "without": [*without],
             "timeout_ms": _milliseconds(timeout),
             "wal_restore_program": self._wal_restore_program(wal_restore_program),
         }

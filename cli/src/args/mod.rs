@@ -447,6 +447,9 @@ pub(crate) struct VerifyArgs {
     /// Database for --sql
     #[arg(long, value_name = "DATABASE", default_value = "postgres")]
     pub(crate) sql_dbname: String,
+    /// Leave out a check: amcheck or checksums (repeat for both); the proof says so
+    #[arg(long, value_name = "CHECK", value_parser = ["amcheck", "checksums"])]
+    pub(crate) without: Vec<String>,
     /// Replay all WAL in the catalog, not only as far as consistency
     #[arg(long)]
     pub(crate) all_wal: bool,

@@ -153,7 +153,7 @@ fn verdict(proof: &Value) -> String {
     let of = |outcome| proof.checks.iter().filter(move |check| check.outcome == outcome);
     let failed: Vec<_> = of(Outcome::Failed).map(|check| format!("{}: {}", check.name, check.detail)).collect();
     match (proof.passed, failed.as_slice()) {
-        (true, _) => format!("passed, {} checks, {}", of(Outcome::Passed).count(), proof.target),
+        (true, _) => format!("passed, {} checks{}, {}", of(Outcome::Passed).count(), proof.left_out(), proof.target),
         (false, failed) => format!("FAILED, {}", failed.join("; ")),
     }
 }

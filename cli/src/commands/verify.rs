@@ -29,6 +29,7 @@ pub(crate) async fn run(common: &Common, args: VerifyArgs) -> Result<Exit> {
         chosen: Some(chosen),
         ..VerifyOptions::default()
     };
+    let options = options.without(&args.without)?;
     let cancel = CancelToken::new();
     let interrupted = cancel.clone();
     let _guard = setup::on_interrupt(move || interrupted.cancel())?;

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::space::{ObjectInfo, PutIf, PutNew};
@@ -45,6 +45,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Links to directories are followed (a catalog may have its `wals` on another disk), but not for ever.
 const MAX_DEPTH: u32 = 32;
+
+/// How a file of our own is opened: through no link, and without waiting for what is no file.
+const PLAIN: i32 = i32::from_ne_bytes(OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().to_ne_bytes());
 
 /// The objects below one directory.
 #[derive(Clone, Debug)]
@@ -244,14 +247,41 @@ impl LocalStore {
         if key.split('/').any(bad) {
             return Err(Error::invalid(format!("not a key: {key:?}")));
         }
+        self.refuse_links_of_others(key)?;
         Ok(self.root.join(key))
+    }
+
+    /// A catalog may have its `wals` on another disk, behind a link. But root reads, writes and deletes in a catalog that somebody else
+    /// can write to, and goes through no link that root has not made.
+    fn refuse_links_of_others(&self, key: &str) -> Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let mut path = self.root.clone();
+        for part in key.split('/') {
+            path.push(part);
+            match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_symlink() && meta.uid() != 0 => {
+                    let message =
+                        format!("{} is a link of user {}, which root does not follow", path.display(), meta.uid());
+                    return Err(Error::precondition(message).with_hint(format!(
+                        "run this as the user of the catalog; or, if the link is meant, make it root's: chown -h root {}",
+                        path.display()
+                    )));
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     /// Holds off everybody else who replaces or deletes an object, in this process and in others, until it is dropped.
     fn lock(&self) -> Result<File> {
         make_dirs(&self.root)?;
         let path = self.root.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).custom_flags(PLAIN).open(&path);
         let file = file.map_err(|error| Error::io("open", &path, error))?;
         for _ in 0..LOCK_PATIENCE.as_millis() / LOCK_PAUSE.as_millis() {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -349,7 +379,7 @@ impl LocalStore {
             .flatten()
             .filter(|entry| entry.file_name().to_string_lossy().starts_with(PRIVATE) && entry.file_name() != LOCK);
         for path in temps.map(|entry| entry.path()) {
-            let Ok(file) = File::open(&path) else { continue };
+            let Ok(file) = OpenOptions::new().read(true).custom_flags(PLAIN).open(&path) else { continue };
             let dead = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => true,
                 Err(Errno::WOULDBLOCK) => false,
@@ -398,10 +428,12 @@ fn info(key: String, meta: &fs::Metadata) -> ObjectInfo {
     ObjectInfo { key, size: meta.len(), last_modified }
 }
 
+/// What is no plain file is no object: a pipe would make us wait, a device would have no end.
 fn open(path: &Path) -> Result<Option<File>> {
-    match File::open(path) {
+    let nonblocking = i32::from_ne_bytes(OFlags::NONBLOCK.bits().to_ne_bytes());
+    match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
         Ok(file) => match file.metadata() {
-            Ok(meta) if meta.is_dir() => Ok(None),
+            Ok(meta) if !meta.is_file() => Ok(None),
             Ok(_) => Ok(Some(file)),
             Err(error) => Err(Error::io("read", path, error)),
         },

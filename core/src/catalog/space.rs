@@ -279,6 +279,7 @@ impl ObjectSpace {
                 Backend::Local(local) => {
                     let (local, key) = (local.clone(), key.to_owned());
                     let size = self.size_on_disk(&local, &key).await?;
+                    refuse_larger(&key, size)?;
                     let got = self.on_disk(size, move || local.get(&key)).await?;
                     Ok(got.map(|(bytes, version)| (bytes, Version(Repr::Local(version)))))
                 }
@@ -294,6 +295,7 @@ impl ObjectSpace {
             Err(error) => return self.absent_is_none(Access::Read, key, error),
         };
         let version = remote_version(got.meta.e_tag.clone(), got.meta.version.clone());
+        refuse_larger(key, got.meta.size)?;
         let bytes = got.bytes().await.map_err(|error| self.fail(Access::Read, key, error))?;
         Ok(Some((bytes, version)))
     }
@@ -519,6 +521,15 @@ fn store_path(key: &str) -> Result<StorePath> {
 
 fn object_info(meta: object_store::ObjectMeta) -> ObjectInfo {
     ObjectInfo { key: meta.location.into(), size: meta.size, last_modified: meta.last_modified }
+}
+
+/// No object that is read as a whole is larger, packed or not: a WAL segment has up to 1 GiB, all else is text of ours or Barman's.
+fn refuse_larger(key: &str, size: u64) -> Result<()> {
+    let limit: u64 = if key.split('/').any(|part| part == "wals") { (1 << 30) + (64 << 20) } else { 64 << 20 };
+    if size <= limit {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("an object of {size} bytes at {key} is larger than any that belongs there")))
 }
 
 fn remote_version(e_tag: Option<String>, version: Option<String>) -> Version {

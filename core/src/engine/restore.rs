@@ -217,6 +217,7 @@ impl Engine {
             Some(record) => record,
             None => self.stock_record(id, &info).await?,
         };
+        restore::claims::check(&info, &record)?;
         Ok(Restorable { info, record })
     }
 

@@ -168,6 +168,8 @@ pub struct VerifyOptions {
     pub target_tli: Option<String>,
     /// Of a provider that restores to devices: the instance that volumes are attached to, which is this host.
     pub snapshot_recovery_instance: Option<String>,
+    /// Checks to leave out: `amcheck`, `checksums`.
+    pub without: Vec<String>,
     /// How long the server may take to be consistent.
     pub timeout_ms: Option<u64>,
     /// As in [`RestoreOptions`].
@@ -184,6 +186,7 @@ impl Default for VerifyOptions {
             all_wal: false,
             target_tli: None,
             snapshot_recovery_instance: None,
+            without: Vec::new(),
             timeout_ms: None,
             wal_restore_program: Vec::new(),
         }
@@ -218,6 +221,7 @@ impl VerifyOptions {
             chosen: Some(chosen),
             ..default
         };
+        let options = options.without(&self.without)?;
         engine.verify(&id, &wal.wal_source(&self.wal_restore_program), &options, cancel, listener).await
     }
 }

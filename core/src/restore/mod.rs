@@ -11,6 +11,7 @@
 //! The original is only ever read: no step writes to its directories, its tablespaces or its archive.
 
 mod archive_facts;
+pub(crate) mod claims;
 pub mod config;
 pub mod devices;
 pub mod host;

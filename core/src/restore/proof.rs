@@ -54,6 +54,9 @@ pub struct Proof {
     /// How the backup was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,
+    /// Whether the kernel kept the server from writing outside of its own place. Absent if none was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contained: Option<bool>,
 }
 
 /// Where recovery ended.
@@ -161,6 +164,15 @@ impl Proof {
         text
     }
 
+    /// `, not made: amcheck`, or nothing: which checks were left out.
+    pub fn left_out(&self) -> String {
+        let left: Vec<_> = self.checks.iter().filter(|one| one.outcome == Outcome::Skipped).collect();
+        match left.as_slice() {
+            [] => String::new(),
+            left => format!(", not made: {}", left.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ")),
+        }
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         let failed: Vec<_> = self
@@ -172,7 +184,7 @@ impl Proof {
         let passed = self.checks.iter().filter(|check| check.outcome == Outcome::Passed).count();
         let at = self.finished_at.to_rfc3339_opts(SecondsFormat::Secs, true);
         match failed.as_slice() {
-            [] => format!("backup {} was restored and {passed} checks passed, {at}", self.backup_id),
+            [] => format!("backup {} was restored and {passed} checks passed{}, {at}", self.backup_id, self.left_out()),
             failed => format!("backup {} failed: {}, {at}", self.backup_id, failed.join(", ")),
         }
     }

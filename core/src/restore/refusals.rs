@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::claims;
 use super::host::{Place, PlaceKind};
 use super::plan::PlanInput;
 use super::settings::{Purpose, WalSource};
@@ -24,6 +25,7 @@ pub(super) fn pgdata(info: &BackupInfo) -> Result<PathBuf> {
 /// The backup itself: complete, of a version we know, with all of its own WAL.
 pub(super) fn backup(input: &PlanInput<'_>) -> Result<()> {
     let PlanInput { backup_id, info, record, .. } = input;
+    claims::check(info, record)?;
     if info.status != BackupStatus::Done {
         let reason = info.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
         return Err(Error::precondition(format!("backup {backup_id} is {}, not DONE{reason}", info.status.as_str()))

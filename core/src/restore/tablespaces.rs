@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::claims::is_of_the_system;
 use crate::error::{Error, Result};
 use crate::model::{Tablespace, TablespaceMap};
 
@@ -86,6 +87,8 @@ pub fn place(
         let original = normal(tablespace.location.as_ref());
         let (location, inside) = match (wanted.as_slice(), original.strip_prefix(normal(pgdata))) {
             ([], Ok(relative)) => (target.join(relative), true),
+            // A mapping is the user's word; this is the catalog's.
+            ([], Err(_)) if is_of_the_system(&original) => return Err(of_the_system(&tablespace.name, &original)),
             ([], Err(_)) => (original.clone(), false),
             ([one], _) => (one.to.clone(), false),
             _ => return Err(Error::invalid(format!("tablespace {:?} is mapped twice", tablespace.name))),
@@ -95,6 +98,14 @@ pub fn place(
     let placed: Vec<_> = placed.collect::<Result<_>>()?;
     check_places(&placed, target)?;
     Ok(placed)
+}
+
+fn of_the_system(name: &str, original: &Path) -> Error {
+    let message = format!(
+        "tablespace {name:?} was at {}, in a directory of the system, where nothing is restored unasked",
+        original.display()
+    );
+    Error::precondition(message).with_hint(format!("say where with --tablespace {name}:DIRECTORY"))
 }
 
 /// Refuses places that are not apart from each other and from the data directory.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat};
 
+use super::claims::is_of_the_system;
 use super::pgdata::remove_any;
 use super::tablespaces::normal;
 use crate::error::{Error, Result};
@@ -64,7 +65,8 @@ impl Workplace {
     pub(super) fn near(&mut self, record: &EngineRecord, original: &Path) -> Result<PathBuf> {
         let candidates = match &self.given {
             Some(given) => vec![given.clone()],
-            None => candidates(record, original),
+            // The record says where the volume was; it does not say that root may make directories in `/etc`.
+            None => candidates(record, original).into_iter().filter(|place| !is_of_the_system(place)).collect(),
         };
         self.make(&candidates)
     }
@@ -139,6 +141,13 @@ impl Drop for Workplace {
             }
         }
     }
+}
+
+/// The place of ours that `path` is in.
+pub(super) fn place_of(path: &Path) -> Option<&Path> {
+    let prefix = PREFIX.as_bytes();
+    let ours = |place: &&Path| place.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix));
+    path.ancestors().filter(ours).last()
 }
 
 /// Opens a directory in a place of ours, through no link below that place: what runs in the server may have put one anywhere.

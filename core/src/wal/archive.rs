@@ -15,7 +15,7 @@ use super::contain::{NewTablespaces, contain};
 use super::header::SegmentHeader;
 use crate::catalog::{Catalog, PutNew};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Compression, WalName};
+use crate::model::{Compression, SegmentSize, TimelineHistory, WalName};
 
 /// No WAL file is larger: the largest segment.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
@@ -165,10 +165,26 @@ impl WalArchive {
     }
 }
 
+/// Unpacks a file, and no more of it than there can be: an archive is only as honest as who may write to it. A segment says in its
+/// first bytes how long it is.
+pub(super) fn unpack(name: WalName, codec: Option<Compression>, packed: &[u8]) -> Result<Vec<u8>> {
+    match name {
+        WalName::Segment(_) | WalName::Partial(_) => codec::decompress_as_told(codec, packed, |beginning| {
+            // What is no segment is refused by its content, and need not be whole for that.
+            SegmentHeader::parse(beginning).map_or(SegmentSize::DEFAULT, |header| header.segment_size).bytes()
+        }),
+        WalName::History(_) => codec::decompress(codec, packed, TimelineHistory::MAX_BYTES as u64),
+        WalName::Backup { .. } => codec::decompress(codec, packed, LARGEST_LABEL),
+    }
+}
+
+/// A backup history file has some hundred bytes.
+const LARGEST_LABEL: u64 = 1 << 20;
+
 /// Compares what the archive has with what it is asked to have.
 async fn same(name: WalName, codec: Option<Compression>, existing: Bytes, content: Bytes) -> Result<Archived> {
     let equal = blocking(move || {
-        let mut existing = codec::decompress(codec, &existing, MAX_BYTES)?;
+        let mut existing = unpack(name, codec, &existing)?;
         if existing == content || !matches!(name, WalName::Segment(_)) {
             return Ok(existing == content);
         }

@@ -130,11 +130,29 @@ pub fn compress(codec: Compression, level: Level, bytes: &[u8]) -> Result<Vec<u8
     done.map_err(|error| Error::new(ErrorKind::Internal, format!("cannot compress with {codec:?}")).with_source(error))
 }
 
+/// Memory that a decoder of xz may take: `xz -9` asks for 65 MiB, a file may ask for 4 GiB.
+const XZ_MEMORY: u64 = 256 << 20;
+
+/// How much of the beginning [`decompress_as_told`] shows.
+const BEGINNING: u64 = 64;
+
 /// Decompresses what is in `bytes` (as it is, if there is no codec), at most `limit` bytes of it.
 ///
 /// # Errors
 /// [`Corrupt`](ErrorKind::Corrupt) if the bytes are not of that codec, are damaged or cut off, or are too many.
 pub fn decompress(codec: Option<Compression>, bytes: &[u8], limit: u64) -> Result<Vec<u8>> {
+    decompress_as_told(codec, bytes, |_| limit)
+}
+
+/// As [`decompress`]; how much it may be is told from how it begins.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_as_told(
+    codec: Option<Compression>,
+    bytes: &[u8],
+    limit: impl FnOnce(&[u8]) -> u64,
+) -> Result<Vec<u8>> {
     if let Some(codec) = codec
         && !bytes.starts_with(magic(codec))
     {
@@ -145,17 +163,25 @@ pub fn decompress(codec: Option<Compression>, bytes: &[u8], limit: u64) -> Resul
         None => Box::new(bytes),
         Some(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
         Some(Compression::Bzip2) => Box::new(bzip2::read::MultiBzDecoder::new(bytes)),
-        Some(Compression::Xz) => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
+        Some(Compression::Xz) => Box::new(xz(bytes)?),
         Some(Compression::Zstd) => Box::new(zstd::stream::Decoder::new(bytes).map_err(damaged)?),
         Some(Compression::Lz4) => Box::new(lz4_flex::frame::FrameDecoder::new(bytes)),
         Some(Compression::Snappy) => Box::new(snap::read::FrameDecoder::new(bytes)),
     };
     let mut out = Vec::new();
-    let read = reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut out).map_err(damaged)?;
-    if read as u64 > limit {
+    reader.by_ref().take(BEGINNING).read_to_end(&mut out).map_err(damaged)?;
+    let limit = limit(&out);
+    let rest = limit.saturating_add(1).saturating_sub(out.len() as u64);
+    reader.by_ref().take(rest).read_to_end(&mut out).map_err(damaged)?;
+    if out.len() as u64 > limit {
         return Err(Error::corrupt(format!("the object decompresses to more than {limit} bytes")));
     }
     Ok(out)
+}
+
+fn xz(bytes: &[u8]) -> Result<liblzma::read::XzDecoder<&[u8]>> {
+    let stream = liblzma::stream::Stream::new_auto_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED);
+    Ok(liblzma::read::XzDecoder::new_stream(bytes, stream.map_err(|error| damaged(error.into()))?))
 }
 
 fn damaged(error: io::Error) -> Error {

@@ -10,8 +10,7 @@ use std::path::Path;
 
 use rustix::process::{Gid, Uid};
 
-use super::archive::{MAX_BYTES, WalArchive, blocking, check};
-use super::codec;
+use super::archive::{WalArchive, blocking, check, unpack};
 use super::contain::{NewTablespace, NewTablespaces, contain, may_begin_inside, spanning};
 use super::header::SegmentHeader;
 use crate::catalog::write_pieces;
@@ -108,7 +107,7 @@ impl WalArchive {
         let name: WalName = name.parse()?;
         for (codec, key) in self.variants(name).await? {
             if let Some((packed, _)) = self.catalog.space().get(&key).await? {
-                let content = codec::decompress(codec, &packed, MAX_BYTES)?;
+                let content = unpack(name, codec, &packed)?;
                 check(name, &content, self.system_id.as_deref())?;
                 return Ok(Some(content));
             }
@@ -123,7 +122,7 @@ impl WalArchive {
             let Some((packed, _)) = self.catalog.space().get(&key).await? else { continue };
             let system_id = self.system_id.clone();
             let unpacked = blocking(move || {
-                let content = codec::decompress(codec, &packed, MAX_BYTES)?;
+                let content = unpack(name, codec, &packed)?;
                 check(name, &content, system_id.as_deref())?;
                 Ok(content)
             });

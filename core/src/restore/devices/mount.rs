@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::mounted_btrfs;
 use super::find::Device;
 use super::layout::{PlannedMount, same_btrfs};
-use super::options::{bits, needed};
+use super::options::{bits, is_on_device, needed, only_bits};
 use super::probe::probe;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,9 +60,10 @@ pub(super) fn mount(planned: &PlannedMount, volume: &RestoredVolume, device: &De
     let mut options = with(&planned.options);
     let mut warnings = Vec::new();
     let mut mounted = try_mount(&device.path, &planned.mount_point, &fs_type, &options);
-    // This kernel may not know, or no longer know, an option of the original; a restore must not fail by that.
+    // This kernel may not know, or no longer know, an option of the original; a restore must not fail by that. What every kernel
+    // knows stays: `noexec` may have been somebody's intention.
     if mounted == Err(rustix::io::Errno::INVAL) && !planned.options.is_empty() {
-        options = with("");
+        options = with(&only_bits(&planned.options));
         mounted = try_mount(&device.path, &planned.mount_point, &fs_type, &options);
         warnings.push(format!("this host cannot mount {at} with the options of the original: {}", planned.options));
     }
@@ -93,7 +94,13 @@ fn expected(planned: &PlannedMount, volume: &RestoredVolume, device: &Device) ->
         return match planned.fs_type.as_str() {
             "" => Err(Error::precondition(format!("there is no file system on {shown}, the volume {}", volume.id))
                 .with_hint("if it has partitions or LVM, mount what is on it and restore with --mounted")),
-            known => Ok((known.to_owned(), planned.uuid.clone().unwrap_or_default())),
+            known if is_on_device(known, &std::fs::read_to_string("/proc/filesystems").unwrap_or_default()) => {
+                Ok((known.to_owned(), planned.uuid.clone().unwrap_or_default()))
+            }
+            other => {
+                Err(Error::corrupt(format!("the backup has {other:?} for the type of the file system on {shown}"))
+                    .with_hint("that is no file system on a disk; nothing was mounted"))
+            }
         };
     };
     match planned.uuid.as_deref() {

@@ -38,6 +38,39 @@ pub const STATE: [&str; 20] = [
     "nouuid",
 ];
 
+/// What would lead the kernel to another device or file, or mean nothing to it; an entry that ends in `=` is dropped with any value.
+/// The record is only as good as who may write to the catalog, and a restore mounts as root.
+const LEADS_ELSEWHERE: [&str; 22] = [
+    "suid",
+    "dev",
+    "exec",
+    "user",
+    "users",
+    "owner",
+    "group",
+    "bind",
+    "rbind",
+    "move",
+    "remount",
+    "loop",
+    "loop=",
+    // ext4: a journal on another device; quota files by name.
+    "journal_dev=",
+    "journal_path=",
+    "usrjquota=",
+    "grpjquota=",
+    // XFS: log and real-time section on other devices; btrfs: its other devices.
+    "logdev=",
+    "rtdev=",
+    "device=",
+    "upperdir=",
+    "lowerdir=",
+];
+
+/// What nobody needs in a data directory, and every mount of a restore has: a program of root's on a disk that somebody else may
+/// have written runs as root, and a device node gives away the disks of this host.
+const ALWAYS: [&str; 2] = ["nosuid", "nodev"];
+
 /// Options that are bits of mount(2), not words for the file system.
 const FLAGS: [(&str, MountFlags); 10] = [
     ("nosuid", MountFlags::NOSUID),
@@ -55,7 +88,7 @@ const FLAGS: [(&str, MountFlags); 10] = [
 /// The options of a record without what cannot be given.
 pub fn kept(recorded: &str) -> String {
     let is_state = |option: &str| {
-        STATE.iter().any(|state| match state.strip_suffix('=') {
+        STATE.iter().chain(&LEADS_ELSEWHERE).chain(&ALWAYS).any(|state| match state.strip_suffix('=') {
             Some(name) => option.split_once('=').is_some_and(|(found, _)| found == name),
             None => option == *state,
         })
@@ -67,7 +100,7 @@ pub fn kept(recorded: &str) -> String {
 /// What a file system needs beside its recorded options, whatever they are. XFS refuses to mount the UUID of a file system
 /// that is mounted already, which on the host of the original it is.
 pub(super) fn needed(fs_type: &str, subvolume: Option<&Path>) -> Vec<String> {
-    let mut needed = Vec::new();
+    let mut needed = ALWAYS.map(str::to_owned).to_vec();
     if fs_type == "xfs" {
         needed.push("nouuid".to_owned());
     }
@@ -75,6 +108,19 @@ pub(super) fn needed(fs_type: &str, subvolume: Option<&Path>) -> Vec<String> {
         needed.push(format!("subvol={}", subvolume.display()));
     }
     needed
+}
+
+/// Of the options of a record those that every kernel knows: bits of mount(2).
+pub(super) fn only_bits(options: &str) -> String {
+    let known = |option: &&str| FLAGS.iter().any(|(name, _)| name == option);
+    split(options).into_iter().filter(known).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a file system of that type is on a device, and not on a network, in memory, or in a program of somebody's.
+pub(super) fn is_on_device(fs_type: &str, filesystems: &str) -> bool {
+    let known = |line: &str| line.split('\t').collect::<Vec<_>>() == ["nodev", fs_type];
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !fs_type.is_empty() && fs_type.bytes().all(plain) && !fs_type.starts_with("fuse") && !filesystems.lines().any(known)
 }
 
 /// For mount(2): bits, and words for the file system.
@@ -127,9 +173,40 @@ mod tests {
 
     #[test]
     fn a_second_xfs_and_a_subvolume_are_mounted_as_such() {
-        assert_eq!(needed("xfs", Some(Path::new("/"))), ["nouuid"]);
-        assert_eq!(needed("btrfs", Some(Path::new("/@pg"))), ["subvol=/@pg"]);
-        assert!(needed("btrfs", Some(Path::new("/"))).is_empty());
-        assert!(needed("ext4", Some(Path::new("/export"))).is_empty());
+        assert_eq!(needed("xfs", Some(Path::new("/"))), ["nosuid", "nodev", "nouuid"]);
+        assert_eq!(needed("btrfs", Some(Path::new("/@pg"))), ["nosuid", "nodev", "subvol=/@pg"]);
+        assert_eq!(needed("btrfs", Some(Path::new("/"))), ["nosuid", "nodev"]);
+        assert_eq!(needed("ext4", Some(Path::new("/export"))), ["nosuid", "nodev"]);
+    }
+
+    #[test]
+    fn a_record_leads_to_no_other_device_and_cannot_ask_for_programs_of_root() {
+        for (recorded, expected) in [
+            ("suid,dev,exec,noatime", "noatime"),
+            ("journal_path=/dev/sda1,errors=remount-ro", "errors=remount-ro"),
+            ("logdev=/dev/sdb,rtdev=/dev/sdc,noexec", "noexec"),
+            ("device=/dev/sdb,compress=zstd", "compress=zstd"),
+            ("remount,bind,loop=/dev/loop0,usrjquota=/etc/shadow", ""),
+            ("nosuid,nodev,relatime", "relatime"),
+        ] {
+            assert_eq!(kept(recorded), expected, "{recorded}");
+        }
+        assert_eq!(only_bits("noexec,errors=remount-ro,noatime"), "noexec,noatime");
+    }
+
+    #[test]
+    fn what_is_mounted_lies_on_a_device() {
+        let known = "nodev\toverlay\nnodev\tnfs\n\text4\n\tf2fs\nnodev\ttmpfs\n";
+        for (fs_type, is) in [
+            ("ext4", true),
+            ("f2fs", true),
+            ("jfs", true),
+            ("overlay", false),
+            ("nfs", false),
+            ("fuseblk", false),
+            ("a/b", false),
+        ] {
+            assert_eq!(is_on_device(fs_type, known), is, "{fs_type}");
+        }
     }
 }

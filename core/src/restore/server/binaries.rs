@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use super::contain::Containment;
 use crate::error::{Error, Result};
 use crate::restore::plan::Owner;
 
@@ -24,20 +25,33 @@ pub struct Binaries {
 
 impl Binaries {
     /// Finds the programs of PostgreSQL `major`: in `given`, else in the directories of `$BARMAN_SNAP_PG_BIN_DIRS`, those
-    /// of `PATH`, `/usr/lib/postgresql/<major>/bin` (Debian), `/usr/pgsql-<major>/bin` (Red Hat), and what `pg_config` says.
+    /// of `PATH`, `/usr/lib/postgresql/<major>/bin` (Debian), `/usr/pgsql-<major>/bin` (Red Hat), and what `pg_config` says. The
+    /// first directory that has all of `needed` beside the server is taken.
     ///
     /// # Errors
-    /// `precondition` when there are none of that version; it names the places.
-    pub async fn find(major: u32, given: Option<&Path>) -> Result<Self> {
+    /// `precondition` when there are none of that version, or none with all of `needed`; it names the places.
+    pub async fn find(major: u32, given: Option<&Path>, needed: &[&str]) -> Result<Self> {
         let places = match given {
             Some(directory) => vec![directory.to_owned()],
             None => usual_places(major).await,
         };
+        let mut lacking = Vec::new();
         for directory in &places {
             let Some(version) = version_of(&directory.join("postgres")).await else { continue };
-            if major_of(&version) == Some(major) {
-                return Ok(Self { directory: directory.clone(), version });
+            if major_of(&version) != Some(major) {
+                continue;
             }
+            let found = Self { directory: directory.clone(), version };
+            match needed.iter().filter(|name| found.program(name).is_none()).copied().collect::<Vec<_>>().as_slice() {
+                [] => return Ok(found),
+                missing => lacking.push(format!("no {} in {}", missing.join(" and no "), directory.display())),
+            }
+        }
+        if !lacking.is_empty() {
+            return Err(Error::precondition(format!("there is {}", lacking.join(", "))).with_hint(
+                "install it with that version of PostgreSQL, name another directory with --pg-bin-dir, or leave the check out with \
+                 --without amcheck or --without checksums",
+            ));
         }
         let looked: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
         Err(Error::precondition(format!("no PostgreSQL {major} found in {}", looked.join(", "))).with_hint(
@@ -121,19 +135,24 @@ pub(super) fn private(mut command: Command, run_as: Option<Owner>, pgdata: &Path
 }
 
 /// A shell that runs as `owner`, with the groups that this user has: the key of a TLS certificate is often readable through
-/// one of them (Debian's `ssl-cert`), and without it the server would not start. Where the user is unknown, or `setpriv` of
-/// util-linux is missing, without further groups.
-pub(super) fn shell_as(owner: Owner, pgdata: &Path) -> Command {
+/// one of them (Debian's `ssl-cert`), and without it the server would not start. Where the user is unknown without further groups;
+/// where `setpriv` of util-linux is missing as well, and then not kept in.
+pub(super) fn shell_as(owner: Owner, pgdata: &Path, kept: &Containment) -> Command {
     let uid = owner.uid.to_string();
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let known = passwd.lines().any(|line| line.split(':').nth(2) == Some(&uid));
-    let setpriv = ["/usr/bin/setpriv", "/bin/setpriv"].into_iter().find(|path| Path::new(path).is_file());
-    let Some(setpriv) = setpriv.filter(|_| known) else {
+    let Some(setpriv) = setpriv() else {
         return private(Command::new("/bin/sh"), Some(owner), pgdata);
     };
-    let mut command = private(Command::new(setpriv), None, pgdata);
-    command.arg(format!("--reuid={uid}")).arg(format!("--regid={}", owner.gid)).args(["--init-groups", "/bin/sh"]);
+    let mut command = kept.command(setpriv, pgdata);
+    let groups = if known { "--init-groups" } else { "--clear-groups" };
+    command.arg(format!("--reuid={uid}")).arg(format!("--regid={}", owner.gid)).args([groups, "/bin/sh"]);
     command
+}
+
+/// `setpriv` of util-linux.
+pub(super) fn setpriv() -> Option<PathBuf> {
+    ["/usr/bin/setpriv", "/bin/setpriv"].map(PathBuf::from).into_iter().find(|path| path.is_file())
 }
 
 /// As whom the server must run: as ourselves, or, when we are root, as the owner of its data directory.

@@ -7,9 +7,11 @@
 //! * It cannot touch the original: it listens on no network, only on a socket in a private directory; archives nothing; has
 //!   no connection to a primary, and no background workers, neither of logical replication (which would go on with the
 //!   subscriptions of the original) nor of an extension.
+//! * Where the kernel lets us, it cannot write to anything but its own place ([`contain`]).
 //! * It does not outlive this process ([`START`]).
 
 mod binaries;
+mod contain;
 mod isolation;
 mod query;
 
@@ -24,6 +26,7 @@ use tokio::process::{Child, Command};
 pub use binaries::Binaries;
 pub(super) use binaries::{check_checksums, configured};
 use binaries::{output_of, private, program, run_as};
+use contain::Containment;
 use isolation::Files;
 use query::query;
 
@@ -51,6 +54,8 @@ pub struct ServerSpec {
     pub users: Vec<String>,
     /// The name of the role that is made then.
     pub spare_user: String,
+    /// Where alone it may write, if the kernel lets us see to that; `None` to leave it.
+    pub places: Option<Vec<PathBuf>>,
 }
 
 /// A running private server. Dropping it kills it.
@@ -61,6 +66,7 @@ pub struct PrivateServer {
     files: Files,
     /// As whom its programs run: decided before anything of the backup did.
     user: Option<Owner>,
+    kept: Containment,
     login: Option<Login>,
 }
 
@@ -93,8 +99,9 @@ impl PrivateServer {
     pub async fn start(spec: ServerSpec) -> Result<Self> {
         let user = run_as(&spec.pgdata)?;
         let files = isolation::write_files(&spec, user).await?;
-        let child = launch(&spec, &files, user)?;
-        Ok(Self { spec, child, files, user, login: None })
+        let kept = Containment::of(spec.places.as_deref(), user, &spec.pgdata).await;
+        let child = launch(&spec, &files, user, &kept)?;
+        Ok(Self { spec, child, files, user, kept, login: None })
     }
 
     /// Waits until recovery has ended and the server is open for writing, and finds out as whom one may connect.
@@ -184,7 +191,7 @@ impl PrivateServer {
             said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
             if output.status.success() {
                 self.spec.users = vec![name.clone()];
-                self.child = launch(&self.spec, &self.files, self.user)?;
+                self.child = launch(&self.spec, &self.files, self.user, &self.kept)?;
                 return Ok(());
             }
         }
@@ -222,6 +229,11 @@ impl PrivateServer {
         command.arg("--host").arg(&self.files.sockets).arg("--port").arg(PORT.to_string());
         command.arg("--username").arg(&login.user).args(arguments);
         output_of(command, name).await
+    }
+
+    /// Whether the kernel keeps it from writing outside of its own place.
+    pub fn is_contained(&self) -> bool {
+        self.kept.is_on()
     }
 
     /// As whom its programs run, if not as ourselves.
@@ -321,7 +333,7 @@ async fn wait(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
 }
 
 /// Starts the server process.
-fn launch(spec: &ServerSpec, files: &Files, user: Option<Owner>) -> Result<Child> {
+fn launch(spec: &ServerSpec, files: &Files, user: Option<Owner>, kept: &Containment) -> Result<Child> {
     let handle = || files.log.try_clone().map_err(|error| Error::io("write", spec.work.join("server.log"), error));
     let (log, also) = (handle()?, handle()?);
     let postgres = spec
@@ -329,7 +341,7 @@ fn launch(spec: &ServerSpec, files: &Files, user: Option<Owner>) -> Result<Child
         .program("postgres")
         .ok_or_else(|| Error::not_found(format!("no postgres in {}", spec.binaries.directory.display())))?;
     let mut command = match user {
-        Some(owner) => binaries::shell_as(owner, &spec.pgdata),
+        Some(owner) => binaries::shell_as(owner, &spec.pgdata, kept),
         None => private(Command::new("/bin/sh"), None, &spec.pgdata),
     };
     command.arg("-c").arg(START).arg("sh").arg(postgres).arg("-D").arg(&spec.pgdata);

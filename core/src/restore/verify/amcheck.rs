@@ -38,6 +38,23 @@ pub(super) async fn check(run: &Run<'_>, server: &PrivateServer) -> Result<Verdi
     })
 }
 
+/// Whether the extension is there to be made.
+///
+/// # Errors
+/// `precondition` if not: that says nothing about the backup.
+pub(super) async fn possible(run: &Run<'_>, server: &PrivateServer) -> Result<()> {
+    if !run.input.options.amcheck || run.plan.major < SINCE {
+        return Ok(());
+    }
+    let available = "SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'";
+    if server.query_as_check(server.database(), available).await?.is_empty() {
+        return Err(Error::precondition("the extension amcheck is not installed on this host").with_hint(
+            "install the contrib package of that version of PostgreSQL, or leave the check out with --without amcheck",
+        ));
+    }
+    Ok(())
+}
+
 /// Lets connections into all databases of the throw-away server but `template0`, so that nothing is left out, and makes each ready.
 /// Returns those whose `DROP DATABASE` was interrupted, which nobody can connect to.
 async fn prepare(run: &Run<'_>, server: &PrivateServer) -> Result<Vec<String>> {

@@ -34,6 +34,7 @@ use crate::catalog::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{BackupInfo, EngineRecord};
+use crate::restore::claims;
 use crate::restore::devices::{DeviceFacts, carry_out, look_at, throw_away};
 use crate::restore::host::look;
 use crate::restore::plan::{
@@ -109,6 +110,26 @@ impl Default for VerifyOptions {
     }
 }
 
+impl VerifyOptions {
+    /// Leaves checks out, by their names: `amcheck`, `checksums`.
+    ///
+    /// # Errors
+    /// `invalid_input` for any other name: without the other checks nothing is proven.
+    pub fn without(mut self, checks: &[String]) -> Result<Self> {
+        for check in checks {
+            match check.as_str() {
+                "amcheck" => self.amcheck = false,
+                "checksums" => self.checksums = false,
+                other => {
+                    return Err(Error::invalid(format!("no check that can be left out: {other:?}"))
+                        .with_hint("amcheck, checksums"));
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// Something that fetches files of the WAL archive within this process.
 #[async_trait]
 pub trait WalReader: Send + Sync {
@@ -155,7 +176,8 @@ impl std::fmt::Debug for VerifyInput<'_> {
 /// Verifies a backup. See the [module documentation](self).
 pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
     let major = input.info.version.map_or(0, |version| version / 10_000);
-    let binaries = Binaries::find(major, input.options.bin_dir.as_deref()).await?;
+    claims::check(input.info, input.record)?;
+    let binaries = Binaries::find(major, input.options.bin_dir.as_deref(), &needed(&input, major)).await?;
     let started_at = tools.clock.now();
     let started = tools.clock.monotonic();
 
@@ -191,6 +213,7 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
         sql: Vec::new(),
         log: Vec::new(),
         chosen: input.options.chosen.clone(),
+        contained: None,
     };
     let plan = match planned {
         Ok(plan) => plan,
@@ -216,6 +239,14 @@ pub async fn verify(input: VerifyInput<'_>, tools: Tools<'_>) -> Result<Proof> {
     proof.finished_at = tools.clock.now();
     proof.duration_ms = millis(tools.clock.monotonic().saturating_sub(started));
     Ok(proof)
+}
+
+/// The programs that the checks need: one that is missing must not make a proof of less.
+fn needed(input: &VerifyInput<'_>, major: u32) -> Vec<&'static str> {
+    let amcheck = input.options.amcheck && major >= amcheck::SINCE;
+    let checksums = input.options.checksums && input.info.data_checksums.as_deref() != Some("off");
+    let programs = [(amcheck, "pg_amcheck"), (checksums, "pg_checksums")];
+    programs.into_iter().filter(|(wanted, _)| *wanted).map(|(_, program)| program).collect()
 }
 
 /// How far the server recovers, as a user would say it.

@@ -14,6 +14,8 @@ use crate::restore::plan::{ArchiveFacts, Owner, RestorePlan};
 use crate::restore::proof::{Check, Outcome, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
 use crate::restore::provision::{RestoreEvent, Restored, Tools, blocking, millis, provision};
 use crate::restore::server::{Binaries, PrivateServer, ServerSpec, check_checksums, configured};
+use crate::restore::settings::WalSource;
+use crate::restore::workplace::place_of;
 
 /// A verification on its way.
 pub(super) struct Run<'a> {
@@ -49,6 +51,7 @@ impl Run<'_> {
         }
         let at = self.begin("recovery")?;
         let mut server = PrivateServer::start(self.server_spec(hba)).await?;
+        self.proof.contained = Some(server.is_contained());
         let go_on = || self.tools.go_on();
         let open = server.wait_until_open(self.input.options.recovery_limit, self.tools.clock, &go_on).await;
         let open = open
@@ -163,7 +166,18 @@ impl Run<'_> {
             settings: options.settings.clone(),
             users: options.user.clone().map_or_else(|| vec!["postgres".to_owned()], |user| vec![user]),
             spare_user: format!("barman_snap_{}", self.input.token),
+            places: self.writable(),
         }
+    }
+
+    /// Where the server may write: its own places. A command of the user may have to write anywhere.
+    fn writable(&self) -> Option<Vec<PathBuf>> {
+        if matches!(self.input.wal, WalSource::Command(_)) && !fetches_itself(&self.input) {
+            return None;
+        }
+        let spaces = self.plan.tablespaces.iter().map(|one| &one.location);
+        let places = std::iter::once(&self.plan.target).chain(spaces).filter_map(|path| place_of(path));
+        Some(std::iter::once(self.home.clone()).chain(places.map(Path::to_owned)).collect())
     }
 
     /// The checks of the open server, its shutdown, and those of the closed one.
@@ -172,6 +186,7 @@ impl Run<'_> {
         let identity = self.identity(server).await;
         self.end("identity", at, identity)?;
 
+        amcheck::possible(self, server).await?;
         let at = self.begin("amcheck")?;
         let amcheck = amcheck::check(self, server).await;
         self.end("amcheck", at, amcheck)?;
@@ -246,9 +261,6 @@ impl Run<'_> {
     }
 
     async fn checksums(&self, user: Option<Owner>) -> Result<Verdict> {
-        if self.binaries.program("pg_checksums").is_none() {
-            return Ok(Verdict::NotMade(format!("no pg_checksums in {}", self.binaries.directory.display())));
-        }
         let target = self.plan.target.clone();
         let spaces: Vec<_> = self.plan.tablespaces.iter().map(|one| one.location.clone()).collect();
         let strays = blocking(move || strays::remove(&target, &spaces)).await?;
