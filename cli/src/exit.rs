@@ -15,7 +15,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use barman_snap::{Error, ErrorKind};
+use barman_snap::{Error, ErrorKind, redact};
 
 use crate::args::Format;
 
@@ -71,6 +71,11 @@ pub(crate) fn report(error: &Error, format: Format, fetching: bool) -> ExitCode 
 
 /// Prints what clap has to say; its own code for a usage error would be 2.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
+    // It repeats what it does not understand, and that may be a connection string.
+    let plain = error.render().to_string();
+    match redact::text(&plain) {
+        std::borrow::Cow::Borrowed(_) => drop(error.print()),
+        std::borrow::Cow::Owned(shown) => drop(write!(std::io::stderr(), "{shown}")),
+    }
     if error.use_stderr() { ExitCode::from(3) } else { ExitCode::SUCCESS }
 }

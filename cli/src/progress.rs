@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
+use barman_snap::redact;
 use barman_snap::session::{Listener, Progress, Step};
 
 use crate::args::Common;
@@ -55,7 +56,7 @@ fn describe(progress: &Progress) -> Option<String> {
             let percent = percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
             format!("  … {}: {done} of {of}{percent}", words(*step))
         }
-        Progress::Undoing { reason } => format!("  ↩ undoing: {reason}"),
+        Progress::Undoing { reason } => format!("  ↩ undoing: {}", redact::text(reason)),
         _ => return None,
     })
 }

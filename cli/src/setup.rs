@@ -7,7 +7,7 @@ use barman_snap::catalog::store::{AddressingStyle, AzureCredential};
 use barman_snap::engine::EngineBuilder;
 use barman_snap::options::EngineOptions;
 use barman_snap::postgres::{BackupControl, ConnectOptions, PostgresControl};
-use barman_snap::{Error, Result};
+use barman_snap::{Error, Result, redact};
 
 use crate::args::{CatalogArgs, Common, ConnectionArgs, LocalArgs, ProviderArgs, ProviderName, SnapshotArgs};
 
@@ -143,7 +143,22 @@ pub(crate) fn log(common: &Common) {
         tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     // A second subscriber cannot be there: this is the program's beginning.
     let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| RedactedStderr).with_target(false).try_init();
+}
+
+/// Standard error for log lines, which come one by one: also those of libraries, whom nobody has taught what a secret is.
+struct RedactedStderr;
+
+impl std::io::Write for RedactedStderr {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        std::io::stderr().write_all(redact::text(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 /// Calls `cancel` at the first SIGINT, SIGTERM or SIGHUP (the terminal is gone); the work then ends by itself, leaving nothing behind. The guard ends the

@@ -9,10 +9,13 @@
 //!   and is used at the edges (command line, C, Python) only.
 //! * Messages are lower case, without full stop, and name the value that mattered.
 //! * PostgreSQL errors keep their SQLSTATE ([`Error::sqlstate`]).
+//! * No error shows a secret that can be recognised as one: all texts pass through [`redact`], those of sources in [`Error::chain`].
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+use crate::redact;
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -150,7 +153,7 @@ impl Error {
             kind,
             retry: Retry::Never,
             operation: None,
-            message: message.into(),
+            message: redacted(message.into()),
             hint: None,
             context: Vec::new(),
             sqlstate: None,
@@ -206,7 +209,7 @@ impl Error {
     /// Says what the user can do.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.0.hint = Some(redacted(hint.into()));
         self
     }
 
@@ -221,7 +224,7 @@ impl Error {
     /// Adds a value for machines (`server`, `backup_id`, `volume`, `path`, …).
     #[must_use]
     pub fn with_context(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.0.context.push((key, value.into()));
+        self.0.context.push((key, redacted(value.into())));
         self
     }
 
@@ -290,7 +293,7 @@ impl Error {
             }
             next = source.source();
         }
-        let line = line.replace('\n', " ");
+        let line = redacted(line.replace('\n', " "));
         match self.any_hint() {
             Some(hint) => format!("{line} ({hint})"),
             None => line,
@@ -315,6 +318,14 @@ impl Error {
     }
 }
 
+/// An error ends on a screen, in a log, in a journal. What it repeats of others may hold a secret.
+fn redacted(text: String) -> String {
+    match redact::text(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(other) => other,
+    }
+}
+
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
@@ -331,7 +342,7 @@ impl fmt::Debug for Inner {
             .field("hint", &self.hint)
             .field("context", &self.context)
             .field("sqlstate", &self.sqlstate)
-            .field("source", &self.source)
+            .field("source", &self.source.as_ref().map(|source| redacted(format!("{source:?}"))))
             .finish()
     }
 }
@@ -351,6 +362,16 @@ mod tests {
         let inner = Error::not_found("no such volume: /srv/pg").with_hint("see barman-snap check");
         let outer = Error::new(ErrorKind::Provider, "cannot take the snapshot").with_source(inner);
         assert_eq!(outer.chain(), "cannot take the snapshot: no such volume: /srv/pg (see barman-snap check)");
+    }
+
+    #[test]
+    fn no_part_of_an_error_shows_a_secret() {
+        let error = Error::invalid("not a URL: s3://a:s3cret@b")
+            .with_hint("password=s3cret")
+            .with_context("url", "s3://a:s3cret@b")
+            .with_source("GET https://x/y?sig=s3cret");
+        let shown = format!("{error} {error:?} {} {:?}", error.chain(), error.context());
+        assert!(!shown.contains("s3cret"), "{shown}");
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub mod model;
 pub mod options;
 pub mod postgres;
 pub mod provider;
+pub mod redact;
 pub mod restore;
 pub mod session;
 pub mod wal;

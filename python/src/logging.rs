@@ -96,7 +96,8 @@ struct Text {
 
 impl Text {
     fn whole(&self) -> String {
-        format!("{}{}", self.message, self.fields)
+        let whole = format!("{}{}", self.message, self.fields);
+        barman_snap::redact::text(&whole).into_owned()
     }
 }
 

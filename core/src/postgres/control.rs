@@ -43,7 +43,7 @@ pub struct ServerFacts {
     pub summarize_wal: Option<String>,
     /// `archive_mode`: `off`, `on`, `always`.
     pub archive_mode: String,
-    /// `archive_command`, or the name of `archive_library`; empty when neither is set or may be read.
+    /// `archive_command` without secrets, or the name of `archive_library`; empty when neither is set or may be read.
     pub archive_command: String,
     /// Sum of the sizes of all tablespaces, where the privileges allow it.
     pub cluster_size: Option<u64>,

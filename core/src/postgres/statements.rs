@@ -11,6 +11,7 @@ use chrono::{DateTime, FixedOffset};
 use super::control::{ArchiverState, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lsn, SegmentSize, Tablespace, Timeline};
+use crate::redact;
 
 /// The rows of one answer.
 pub(super) type Rows = Vec<Vec<Option<String>>>;
@@ -253,7 +254,10 @@ pub(super) fn read_facts(
         data_checksums: need("data_checksums")?,
         summarize_wal: get("summarize_wal"),
         archive_mode: need("archive_mode")?,
-        archive_command: get("archive_library").filter(|library| !library.is_empty()).unwrap_or(command),
+        // It is told and stored, not run.
+        archive_command: get("archive_library")
+            .filter(|library| !library.is_empty())
+            .unwrap_or_else(|| redact::setting("archive_command", &command).into_owned()),
         cluster_size,
         settings: RECOVERY_SETTINGS.iter().filter_map(|name| Some(((*name).to_owned(), get(name)?))).collect(),
         now: moment(text(identity, 2)?)?,

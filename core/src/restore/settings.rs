@@ -11,18 +11,22 @@
 //!
 //! A [clone](Purpose::Clone) lives beside the original, so it acts on nothing outside ([`clone_settings`]).
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::config::lines::{self, Line};
 use super::target::{RecoveryTarget, TargetPoint, TargetTimeline};
 use crate::catalog::CatalogUrl;
 use crate::error::{Error, Result};
+use crate::redact;
 use crate::wal::NewTablespaces;
 
-/// A line of `postgresql.auto.conf`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A line of `postgresql.auto.conf`. What is serialized is for people and programs that read a plan: without secrets.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct Setting {
     /// The parameter.
     pub name: String,
@@ -34,6 +38,27 @@ impl Setting {
     /// A setting.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self { name: name.into(), value: value.into() }
+    }
+}
+
+impl Setting {
+    fn shown(&self) -> Cow<'_, str> {
+        redact::setting(&self.name, &self.value)
+    }
+}
+
+impl Serialize for Setting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut shown = serializer.serialize_struct("Setting", 2)?;
+        shown.serialize_field("name", &self.name)?;
+        shown.serialize_field("value", &self.shown())?;
+        shown.end()
+    }
+}
+
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Setting({} = {:?})", self.name, self.shown())
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::devices::DevicePlan;
 use super::plan::RestorePlan;
+use crate::redact;
 
 impl fmt::Display for RestorePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,7 +53,7 @@ impl fmt::Display for RestorePlan {
             writeln!(f, "  write    {} ({} bytes)", file.name, file.content.len())?;
         }
         for setting in self.settings.iter().filter(|setting| !setting.value.is_empty()) {
-            writeln!(f, "  set      {} = {}", setting.name, setting.value)?;
+            writeln!(f, "  set      {} = {}", setting.name, redact::setting(&setting.name, &setting.value))?;
         }
         for note in &self.configuration {
             writeln!(f, "  config   {note}")?;

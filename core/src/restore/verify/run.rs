@@ -10,6 +10,7 @@ use super::{VerifyDepth, VerifyInput, fetches_itself};
 use super::{amcheck, strays};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, Timeline};
+use crate::redact;
 use crate::restore::plan::{ArchiveFacts, Owner, RestorePlan};
 use crate::restore::proof::{Check, Outcome, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
 use crate::restore::provision::{RestoreEvent, Restored, Tools, blocking, millis, provision};
@@ -62,7 +63,7 @@ impl Run<'_> {
             other => other.map(|_| ()),
         };
         if !self.proof.checks.iter().all(|check| check.outcome != Outcome::Failed) {
-            self.proof.log = server.log_tail();
+            self.proof.log = server.log_tail().iter().map(|line| redact::text(line).into_owned()).collect();
         }
         // Whatever happened, nothing runs any more when the directories are removed.
         server.kill(self.tools.clock).await;
@@ -309,6 +310,7 @@ impl Run<'_> {
             Err(error) => (Outcome::Failed, error.chain()),
         };
         let duration_ms = millis(self.tools.clock.monotonic().saturating_sub(began));
+        let detail = redact::text(&detail).into_owned();
         self.proof.checks.push(Check { name: name.to_owned(), outcome, detail, duration_ms });
         Ok(outcome != Outcome::Failed)
     }
