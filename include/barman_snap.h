@@ -210,7 +210,7 @@ bs_status bs_recover(const bs_engine *engine,
 
 // Finds snapshots that bear our mark and belong to nobody, volumes that a restore has made and never attached, and journals of
 // what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, journals, kept_journals,
-// open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
+// saved_configs, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
 //
 // `options` is NULL or a JSON object with any of: apply, keep_undone_days, volumes_older_than_days.
 bs_status bs_gc(const bs_engine *engine,

@@ -218,6 +218,8 @@ async fn full_backup(catalog: &Catalog, at: &str, wal: &str) {
         from_standby: false,
         settings: Default::default(),
         config_files: Default::default(),
+        saved_config: None,
+        saved_files: Vec::new(),
         real_paths: Default::default(),
         bytes_copied: None,
         timings: Default::default(),

@@ -76,7 +76,7 @@ async fn a_cluster_on_another_host_is_planned_from_the_description_alone() {
     let plan = case.there().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap();
     assert_eq!(plan.volumes[0].volume.id, "/srv/pg");
     assert_eq!(plan.real_paths[DATA], "/srv/pg/17/main");
-    assert!(plan.config_files.is_empty(), "files of this host are none of that server");
+    assert!(plan.saved.is_none() && plan.saved_config.is_none(), "files of this host are none of that server");
     let findings = case.check(case.there()).await;
     assert!(findings.is_ok(), "{findings:?}");
     let expected =

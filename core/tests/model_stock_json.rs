@@ -65,3 +65,18 @@ fn the_day_of_a_time_is_padded_with_a_space_and_children_are_one_text() {
     assert_eq!(shown["begin_time_iso"], "2026-03-01T09:08:07+01:00");
     assert_eq!(shown["children_backup_ids"], "20260302T000000,20260303T000000");
 }
+
+#[test]
+fn configuration_that_an_older_version_kept_in_the_metadata_is_not_shown() {
+    let golden = include_str!("fixtures/backup_info/aws_snapshot_two_disks_locked.info");
+    let record = "{'version': 1, 'provider': 'local', 'token': '0123456789abcdef0123456789abcdef', 'snapshots': [], \
+                  'config_files': {'/etc/pg.conf': 'password=s3cret'}, 'wal_external': True}";
+    let old = golden.replace("'copy_time'", &format!("'barman_snap': {record}, 'copy_time'"));
+    assert_ne!(old, golden);
+    let json = show(&old);
+    let shown = &json["copy_stats"]["barman_snap"];
+    assert!(shown.get("config_files").is_none() && shown["wal_external"] == true, "{shown}");
+    assert!(!json.to_string().contains("s3cret"));
+    let record = BackupInfo::parse(&old).unwrap().info.engine_record().unwrap().unwrap();
+    assert_eq!(record.config_files["/etc/pg.conf"], "password=s3cret", "a restore has it still");
+}

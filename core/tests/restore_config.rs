@@ -125,6 +125,35 @@ fn a_link_in_place_of_a_file_is_not_followed_and_gives_way_to_what_was_saved() {
 }
 
 #[test]
+fn an_included_link_that_led_out_becomes_what_it_led_to() {
+    let conf = "include_dir 'conf.d'\ninclude 'absent.conf'\n";
+    let mut case = Case::new(&[("postgresql.conf", conf), ("conf.d/b.conf", "port = 2\n")]);
+    case = case.saved(&[("/srv/pg/data/conf.d/a.conf", "port = 1\nhba_file = '/etc/hba'\ninclude '../more.conf'\n")]);
+    case.file("more.conf", b"work_mem = 5\n");
+    for name in ["conf.d/a.conf", "conf.d/c.conf"] {
+        symlink("/etc/live.conf", case.dir.path().join(name)).unwrap();
+    }
+    let out = case.rewritten();
+    let text = text(&out, "conf.d/a.conf");
+    assert!(
+        text.starts_with("port = 1\n# barman-snap restore: ") && text.ends_with("include '../more.conf'\n"),
+        "{text}"
+    );
+    assert_eq!((&*out.effective["port"], &*out.effective["work_mem"]), (&b"2"[..], &b"5"[..]));
+    assert!(!out.files.contains_key(Path::new("conf.d/c.conf")), "it is not in the backup");
+    assert!(out.notes.iter().any(|note| note.starts_with("conf.d/c.conf is a link")), "{:?}", out.notes);
+}
+
+#[test]
+fn notes_show_no_secret() {
+    let conf = "ssl_passphrase_command = '/srv/pg/data/pass s3cret'\nrecovery_target_secret = 's3cret'\n\
+                x.url = '/srv/pg/data/x?password=s3cret'\ndata_directory = 'https://u:s3cret@h'\n";
+    let out = Case::new(&[("postgresql.conf", conf)]).rewritten();
+    assert!(out.notes.len() > 2 && !format!("{:?}", out.notes).contains("s3cret"), "{:?}", out.notes);
+    assert!(text(&out, "postgresql.conf").matches("s3cret").count() > 3, "the file has them still");
+}
+
+#[test]
 fn files_that_include_themselves_come_to_an_end() {
     let case = Case::new(&[("postgresql.conf", "include 'postgresql.conf'\nport = 1\n")]);
     assert_eq!(case.rewritten().effective["port"], b"1");

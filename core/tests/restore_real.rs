@@ -277,6 +277,8 @@ async fn back_up(cluster: &Cluster, provider: &LocalProvider, id: &BackupId) -> 
         from_standby: false,
         settings: facts.settings,
         config_files: BTreeMap::new(),
+        saved_config: None,
+        saved_files: Vec::new(),
         real_paths: Default::default(),
         bytes_copied: None,
         timings: Default::default(),

@@ -80,6 +80,7 @@ async fn every_mishap_at_every_step_ends_published_or_with_a_clean_slate() {
                 || (step == Step::Stop && mishap == Mishap::KilledAfterResult);
             let expected = if past_the_line { Verdict::Published } else { Verdict::CleanSlate };
             assert_eq!(verdict, expected, "{mishap:?} at {step}: {result:?} in phase {phase}");
+            house.assert_no_secret_is_told().await;
             if verdict == Verdict::CleanSlate {
                 assert!(result.is_err(), "{mishap:?} at {step} was not reported");
             }

@@ -39,6 +39,29 @@ async fn gc_finds_what_bears_our_mark_and_belongs_to_nobody() {
 }
 
 #[tokio::test]
+async fn gc_removes_the_saved_configuration_that_a_stock_tool_has_left_behind_and_no_other() {
+    let house = House::new();
+    let (mut lasting, mut deleted) =
+        (house.backup(house.engine()).await.unwrap(), house.backup(house.engine()).await.unwrap());
+    lasting.run().await.unwrap();
+    deleted.run().await.unwrap();
+    let mut open = house.backup(house.engine()).await.unwrap();
+    while open.next_step().await.unwrap() != Some(Step::Announce) {}
+    let catalog = house.catalog();
+    // As it does it: what it knows, and backup.info.
+    for id in [deleted.backup_id(), open.backup_id()] {
+        catalog.space().delete(&catalog.layout().backup_label(id)).await.unwrap();
+        catalog.space().delete(&catalog.layout().backup_info(id)).await.unwrap();
+    }
+    let engine = house.engine().build();
+    let plan = engine.plan_gc(&GcLimits::default()).await.unwrap();
+    assert_eq!(plan.saved_configs, [deleted.backup_id().clone()]);
+    assert!(plan.to_string().contains("saved configuration of backup") && !plan.is_empty(), "{plan}");
+    engine.apply_gc(&plan).await.unwrap();
+    assert_eq!(catalog.saved_configs().await.unwrap(), [lasting.backup_id().clone(), open.backup_id().clone()]);
+}
+
+#[tokio::test]
 async fn gc_leaves_the_snapshots_of_an_unfinished_session_alone() {
     let house = House::new();
     let mut session = house.backup(house.engine()).await.unwrap();

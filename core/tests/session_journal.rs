@@ -1,10 +1,13 @@
-//! The stored form of the journal: golden files of versions 1 and 2, one entry per line, taken from real sessions (that of
-//! version 2 from one with the provider in memory). They are described in `docs/format/journal.md`, and have to be readable for ever.
+//! The stored form of the journal: golden files of versions 1 to 3, one entry per line, taken from real sessions (that of
+//! version 2 from one with the provider in memory; that of version 3 is the same one with a saved configuration). They are described in `docs/format/journal.md`, and have to be readable for ever.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is the report")]
 
+use std::os::unix::ffi::OsStrExt;
+
 use barman_snap::catalog::{Layout, ObjectSpace, ServerName};
 use barman_snap::id::BackupId;
+use barman_snap::model::SavedConfig;
 use barman_snap::session::journal::{Entry, Journal};
 use barman_snap::session::{Event, Phase, SessionState};
 use barman_snap::{ErrorKind, Retry};
@@ -13,6 +16,8 @@ use serde_json::Value;
 const PUBLISHED: &str = include_str!("fixtures/journal/published.jsonl");
 const UNDONE: &str = include_str!("fixtures/journal/undone.jsonl");
 const AFTER_CUT: &str = include_str!("fixtures/journal/after_cut.jsonl");
+const SAVED_CONFIG: &str = include_str!("fixtures/journal/saved_config.jsonl");
+const OBJECT: &[u8] = include_bytes!("fixtures/saved_config/version_1.json");
 
 fn entries(golden: &str) -> Vec<Entry> {
     golden.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -44,7 +49,7 @@ async fn stored(golden: &str) -> (Journal, ObjectSpace, Layout, BackupId) {
 
 #[test]
 fn nothing_is_lost_when_it_is_read_and_written_again() {
-    for line in [PUBLISHED, UNDONE, AFTER_CUT].into_iter().flat_map(str::lines) {
+    for line in [PUBLISHED, UNDONE, AFTER_CUT, SAVED_CONFIG].into_iter().flat_map(str::lines) {
         let golden: Value = serde_json::from_str(line).unwrap();
         let entry: Entry = serde_json::from_str(line).unwrap();
         assert_eq!(entry.version, entry.record.version(), "the lowest that has all of it");
@@ -86,6 +91,18 @@ fn a_session_of_version_2_replays_to_the_tickets_that_count() {
     assert!(!SessionState::replay(&entries(PUBLISHED)).unwrap().plan.after_cut.promote, "absent in version 1");
 }
 
+#[test]
+fn a_session_of_version_3_names_the_object_with_the_configuration_files() {
+    let plan = SessionState::replay(&entries(SAVED_CONFIG)).unwrap().plan;
+    let config = SavedConfig::decode(OBJECT, &plan.saved_config.unwrap(), &plan.token).unwrap();
+    let [main, odd] = config.files.as_slice() else { panic!("{config:?}") };
+    assert_eq!((main.path.to_str(), main.mode), (Some("/etc/postgresql/17/main/postgresql.conf"), 0o644));
+    assert!(main.content.windows(4).any(|bytes| bytes == b"'\xe9 '"), "bytes, and no text");
+    assert_eq!(odd.path.as_os_str().as_bytes(), b"/etc/postgresql/17/main/conf.d/\xe9.conf");
+    assert_eq!((odd.mode, &*odd.content), (0o600, &b"work_mem = 5MB\n"[..]));
+    assert_eq!(config.encode().unwrap(), OBJECT);
+}
+
 #[tokio::test]
 async fn a_journal_is_read_up_to_its_first_gap() {
     let (journal, space, layout, id) = stored(UNDONE).await;
@@ -117,7 +134,7 @@ async fn a_newer_version_is_refused_and_a_wrong_number_is_damage() {
         let (space, key) = (space.clone(), layout.session_entry(&id, last));
         async move { space.put(&key, entry.to_string()).await.unwrap() }
     };
-    put(|entry| entry["version"] = 3.into()).await;
+    put(|entry| entry["version"] = 4.into()).await;
     assert_eq!(journal.read(&id).await.unwrap_err().kind(), ErrorKind::Unsupported);
     put(|entry| entry["sequence"] = 77.into()).await;
     assert_eq!(journal.read(&id).await.unwrap_err().kind(), ErrorKind::Corrupt);

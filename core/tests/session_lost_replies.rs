@@ -101,6 +101,8 @@ impl Place {
         let data = root.join("data");
         std::fs::create_dir_all(data.join("pg_wal")).unwrap();
         let location = root.join("ts1");
+        let config = root.join("postgresql.conf");
+        std::fs::write(&config, "primary_conninfo = 'password=s3cret'\n").unwrap();
         std::fs::create_dir_all(&location).unwrap();
         let clock = Arc::new(ManualClock::at("2026-05-29T10:11:12Z".parse::<DateTime<chrono::Utc>>().unwrap()));
         let options = MemoryOptions {
@@ -119,14 +121,9 @@ impl Place {
             oid: 16384,
             location: location.to_str().unwrap().into(),
         };
-        Self {
-            postgres: ScriptedPostgres::new(&data, vec![tablespace]),
-            clock,
-            space: ObjectSpace::in_memory(),
-            provider,
-            volumes: 2,
-            dir,
-        }
+        let postgres = ScriptedPostgres::new(&data, vec![tablespace]);
+        postgres.set_facts(|facts| facts.config_file = config.to_str().map(str::to_owned));
+        Self { postgres, clock, space: ObjectSpace::in_memory(), provider, volumes: 2, dir }
     }
 
     fn engine(&self, space: ObjectSpace, provider: MemoryProvider) -> Engine {
@@ -158,9 +155,15 @@ impl Place {
     async fn verdict(&self, engine: &Engine) -> &'static str {
         let entries = engine.catalog().list().await.unwrap();
         let existing = self.provider.existing();
+        let configs = engine.catalog().saved_configs().await.unwrap();
         match entries.as_slice() {
-            [] if existing.is_empty() => "clean slate",
-            [entry] if entry.status() == Some(BackupStatus::Done) && existing.len() == self.volumes => "published",
+            [] if existing.is_empty() && configs.is_empty() => "clean slate",
+            [entry] if entry.status() == Some(BackupStatus::Done) && existing.len() == self.volumes => {
+                let record = entry.info.as_ref().unwrap().engine_record().unwrap().unwrap();
+                let saved = record.saved_config.unwrap();
+                engine.catalog().read_config(&entry.id, &saved, &record.token).await.unwrap();
+                "published"
+            }
             _ => panic!("a mess: {} entries, {} snapshots", entries.len(), existing.len()),
         }
     }

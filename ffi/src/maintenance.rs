@@ -38,7 +38,7 @@ pub unsafe extern "C" fn bs_recover(
 
 /// Finds snapshots that bear our mark and belong to nobody, volumes that a restore has made and never attached, and journals of
 /// what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, unseen_snapshots, unreachable,
-/// journals, kept_journals, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
+/// journals, kept_journals, saved_configs, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
 ///
 /// `options` is NULL or a JSON object with any of: apply, keep_undone_days, volumes_older_than_days.
 #[unsafe(no_mangle)]

@@ -516,6 +516,9 @@ class Garbage(Record):
     kept_journals: tuple[KeptJournal, ...] = ()
     """Sessions that are over, and may have left snapshots."""
 
+    saved_configs: tuple[str, ...] = ()
+    """Backups that are gone, but for their saved configuration files."""
+
     open_sessions: tuple[str, ...] = ()
     """Sessions that are not over: `Engine.recover` is for them."""
 

@@ -7,7 +7,8 @@
 //! * A key that this file builds is parsed by this file to what it was built from.
 //! * No part that comes from outside (server name, WAL name, backup id) can leave its place: each is validated by its type
 //!   or here, so that no key contains `.`, `..` or an empty segment. The one exception is the *quirk* below.
-//! * Our own objects (`sessions/`, `proofs/`) lie beside `base/` and `wals/`, which are the two places that stock tools walk.
+//! * Our own objects (`sessions/`, `proofs/`) lie beside `base/` and `wals/`, which are the two places that stock tools walk. The
+//!   one exception is what a restore needs, `base/<ID>/private/`: who copies a backup copies it, too.
 //!
 //! # The trailing slash quirk
 //! On S3 and Azure, Barman joins the path of the URL and the rest of a key so that a trailing slash vanishes, except for the
@@ -90,6 +91,8 @@ pub enum ObjectKind {
     BackupLabel(BackupId),
     /// `base/<ID>/annotations/keep`
     Keep(BackupId),
+    /// `base/<ID>/private/config.json`
+    SavedConfig(BackupId),
     /// A tar that Barman uploaded: `data.tar`, `data_0001.tar.gz`, `16387.tar`, …
     Tar {
         /// The backup.
@@ -202,6 +205,12 @@ impl Layout {
         format!("{}/backup_label", self.backup(id))
     }
 
+    /// The configuration files that no snapshot has. They may hold passwords: `*/private/*` is what a policy of the store can
+    /// keep from who only lists backups.
+    pub fn saved_config(&self, id: &BackupId) -> String {
+        format!("{}/private/config.json", self.backup(id))
+    }
+
     /// Where the keep annotation may lie: first the place that stock tools use for the same URL, which is the one to write.
     pub fn keeps(&self, id: &BackupId) -> Vec<String> {
         let plain = format!("{}/annotations/keep", self.backup(id));
@@ -303,6 +312,7 @@ fn parse_below(rest: &str) -> Option<ObjectKind> {
                 ["backup.info"] => ObjectKind::BackupInfo(id),
                 ["backup_label"] => ObjectKind::BackupLabel(id),
                 ["annotations", "keep"] => ObjectKind::Keep(id),
+                ["private", "config.json"] => ObjectKind::SavedConfig(id),
                 [name] => match parse_tar(name) {
                     Some((tablespace, part)) => ObjectKind::Tar { id, tablespace, part },
                     None => ObjectKind::OtherOfBackup(id),
@@ -428,6 +438,7 @@ mod tests {
         for layout in [layout(""), layout("a/b"), layout("a/b/").with_annotation_quirk()] {
             assert_eq!(layout.parse(&layout.backup_info(&id())), ObjectKind::BackupInfo(id()));
             assert_eq!(layout.parse(&layout.backup_label(&id())), ObjectKind::BackupLabel(id()));
+            assert_eq!(layout.parse(&layout.saved_config(&id())), ObjectKind::SavedConfig(id()));
             for keep in layout.keeps(&id()) {
                 assert_eq!(layout.parse(&keep), ObjectKind::Keep(id()));
             }

@@ -17,6 +17,7 @@ pub mod keep;
 pub mod layout;
 mod local;
 mod place;
+mod private;
 pub mod resolve;
 pub mod retention;
 pub mod space;
@@ -253,7 +254,7 @@ impl Catalog {
         }
     }
 
-    /// Removes a backup from the catalog: label, tars and annotation, `backup.info` last. Not its snapshots, its WAL, its
+    /// Removes a backup from the catalog: label, saved configuration, tars and annotation, `backup.info` last. Not its snapshots, its WAL, its
     /// journal and its proofs; objects that nobody knows stay. Gone already is success.
     pub async fn remove(&self, id: &BackupId) -> Result<()> {
         let keys = self.objects_of(id).await?;
@@ -262,11 +263,13 @@ impl Catalog {
         self.space.delete(&self.layout.backup_info(id)).await
     }
 
-    /// The keys of the label and the tars of a backup.
+    /// The keys of the label, the saved configuration and the tars of a backup.
     async fn objects_of(&self, id: &BackupId) -> Result<Vec<String>> {
         let objects = self.space.list(&self.layout.backup(id)).await?;
-        let known =
-            |key: &String| matches!(self.layout.parse(key), ObjectKind::BackupLabel(_) | ObjectKind::Tar { .. });
+        let known = |key: &String| {
+            use ObjectKind::{BackupLabel, SavedConfig, Tar};
+            matches!(self.layout.parse(key), BackupLabel(_) | SavedConfig(_) | Tar { .. })
+        };
         Ok(objects.into_iter().map(|object| object.key).filter(known).collect())
     }
 

@@ -27,6 +27,7 @@ impl Engine {
         // its snapshots: whatever is listed first has its owner among what is read afterwards.
         let (before, _) = self.sessions().await?;
         let marked = self.marked(&before).await?;
+        let saved_configs = self.tools.catalog.saved_configs().await?;
         let (sessions, broken) = self.sessions().await?;
         let entries = self.tools.catalog.list().await?;
         let mut facts = GcFacts {
@@ -37,6 +38,7 @@ impl Engine {
             unreachable: marked.unreachable,
             unreadable: entries.iter().filter(|entry| is_unreadable(entry)).map(|entry| entry.id.clone()).collect(),
             catalog: entries.iter().filter_map(token_of).collect(),
+            saved_configs,
             sessions,
             unreadable_sessions: broken.into_iter().map(|(id, _)| id).collect(),
             now: self.tools.clock.now(),
@@ -95,6 +97,11 @@ impl Engine {
             };
             if let Err(error) = deleted {
                 first.get_or_insert(error.with_context("volume", volume.id.clone()));
+            }
+        }
+        for id in &plan.saved_configs {
+            if let Err(error) = self.tools.catalog.drop_orphaned_config(id).await {
+                first.get_or_insert(error);
             }
         }
         // A journal says where to look for snapshots: while one could not be deleted, all journals stay.

@@ -58,7 +58,15 @@ impl Engine {
     /// # Errors
     /// What stands in the way, in one line.
     pub async fn plan_restore(&self, id: &BackupId, request: &RestoreRequest) -> Result<RestorePlan> {
-        let backup = self.restorable(id).await?;
+        let mut backup = self.restorable(id).await?;
+        if let Err(error) = self.load_config(id, &mut backup.record).await {
+            if request.with_config {
+                return Err(
+                    error.with_hint("restore without --with-config, and give the server a configuration of its own")
+                );
+            }
+            tracing::warn!(error = error.chain(), "restoring without the saved configuration");
+        }
         let known = matches!(request.wal, WalSource::Catalog { .. }) && !backup.record.wal_external;
         let archive = self.archive_facts(&backup.info, known).await?;
         let mut places = places_to_look_at(&backup.info, request)?;
@@ -158,7 +166,10 @@ impl Engine {
         cancel: &CancelToken,
         listener: &RestoreListener,
     ) -> Result<Proof> {
-        let backup = self.restorable(id).await?;
+        let mut backup = self.restorable(id).await?;
+        if let Err(error) = self.load_config(id, &mut backup.record).await {
+            tracing::warn!(error = error.chain(), "verifying without the saved configuration");
+        }
         let provider = self.provider_named(&backup.record.provider).await?;
         let archive = self.archive_facts(&backup.info, !backup.record.wal_external).await?;
         let reader = WalArchive::new(self.catalog()).with_new_tablespaces(NewTablespaces::Inside);
@@ -219,6 +230,14 @@ impl Engine {
         };
         restore::claims::check(&info, &record)?;
         Ok(Restorable { info, record })
+    }
+
+    /// Reads the configuration files that were saved with a backup into its record.
+    async fn load_config(&self, id: &BackupId, record: &mut EngineRecord) -> Result<()> {
+        if let Some(reference) = &record.saved_config {
+            record.saved_files = self.catalog().read_config(id, reference, &record.token).await?;
+        }
+        Ok(())
     }
 
     /// What can be said of a backup that a stock tool has made of snapshots: what its metadata name.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::literal::Literal;
+use super::saved_config::{SavedConfigRef, SavedFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Token;
 use crate::provider::{FileSystem, Ticket};
@@ -49,9 +50,16 @@ pub struct EngineRecord {
     /// Settings that a restored server must have at least as high as the original (`max_connections` and so on).
     #[serde(default)]
     pub settings: std::collections::BTreeMap<String, String>,
-    /// Configuration files that lie outside the data directory: path and content, for a restore that needs them.
-    #[serde(default)]
+    /// Configuration files outside the data directory, path and content, where an older version has written the backup. They
+    /// may hold passwords: nothing writes them here any more, and nothing shows them.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub config_files: std::collections::BTreeMap<String, String>,
+    /// Where the configuration files outside the data directory are: in a private object beside `backup.info`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_config: Option<SavedConfigRef>,
+    /// The files of that object, for who has read it. Never stored here.
+    #[serde(skip)]
+    pub saved_files: Vec<SavedFile>,
     /// Paths of the cluster that PostgreSQL names by way of a link, and where they really were: volumes are known by real
     /// paths, and the link may not exist, or lead elsewhere, where the backup is restored.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
@@ -82,6 +90,8 @@ impl EngineRecord {
             from_standby: false,
             settings: Default::default(),
             config_files: Default::default(),
+            saved_config: None,
+            saved_files: Vec::new(),
             real_paths: Default::default(),
             bytes_copied: None,
             timings: Default::default(),

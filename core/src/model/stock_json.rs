@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::backup_info::BackupInfo;
 use super::literal::Literal;
+use super::snapshots::EngineRecord;
 use super::time::format_time;
 use crate::id::BackupId;
 
@@ -30,7 +31,7 @@ impl BackupInfo {
         put("cluster_size", self.cluster_size.into());
         put("compression", text(&self.compression));
         put("config_file", text(&self.config_file));
-        put("copy_stats", literal(self.copy_stats.as_ref()));
+        put("copy_stats", literal(self.copy_stats.as_ref().map(without_config_files).as_ref()));
         put("data_checksums", text(&self.data_checksums));
         put("deduplicated_size", self.deduplicated_size.into());
         put("encryption", text(&self.encryption));
@@ -66,6 +67,19 @@ impl BackupInfo {
         }
         Value::Object(json)
     }
+}
+
+/// Older versions kept the content of configuration files in our record. It may hold passwords, and is for a restore only.
+fn without_config_files(stats: &Literal) -> Literal {
+    let Literal::Dict(members) = stats else { return stats.clone() };
+    let stripped = members.iter().map(|(key, value)| match (key, value) {
+        (Literal::Str(name), Literal::Dict(record)) if name == EngineRecord::KEY => {
+            let shown = record.iter().filter(|(key, _)| !matches!(key, Literal::Str(key) if key == "config_files"));
+            (key.clone(), Literal::Dict(shown.cloned().collect()))
+        }
+        _ => (key.clone(), value.clone()),
+    });
+    Literal::Dict(stripped.collect())
 }
 
 fn text(value: &Option<String>) -> Value {

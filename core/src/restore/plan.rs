@@ -373,8 +373,9 @@ fn config(input: &PlanInput<'_>, pgdata: &Path, target: &Path, purpose: Purpose)
     let PlanInput { info, record, .. } = input;
     let mut originals = vec![pgdata.to_owned()];
     originals.extend(pgdata.to_str().and_then(|path| record.real_paths.get(path)).map(PathBuf::from));
+    let of_old = record.config_files.iter().map(|(path, text)| (normal(Path::new(path)), text.clone().into_bytes()));
     let saved: BTreeMap<_, _> =
-        record.config_files.iter().map(|(path, text)| (normal(Path::new(path)), text.clone().into_bytes())).collect();
+        of_old.chain(record.saved_files.iter().map(|file| (normal(&file.path), file.content.clone()))).collect();
     // A link inside of the data directory may lead outside: then its content was saved under its own name.
     let outside = |path: &Option<String>| {
         let path = normal(Path::new(path.as_deref()?));

@@ -3,8 +3,9 @@
 //! Nothing here changes anything but the last call, [`claim`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::config_files;
 use super::driver::Tools;
 use super::journal::{Entry, Journal, Record};
 use super::owner::Owner;
@@ -15,6 +16,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{HostView, PgPaths, PgRole, check_nested, cover, sight};
 use crate::id::BackupId;
+use crate::model::SavedConfigRef;
 use crate::postgres::{BackupControl, ServerFacts, ServerIdentity};
 use crate::provider::local::SNAPSHOT_DIRECTORY;
 use crate::provider::names::quoted;
@@ -93,11 +95,14 @@ pub(crate) async fn plan(
         .ok_or_else(|| Error::internal("no volume holds the data directory"))?;
     let waves = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, group);
     let backup_id = id_of(request, tools).await?;
+    let token = ids.token();
+    let saved = if host.is_here() { config_files::read(&facts, &token, ids.as_ref()) } else { None };
+    let saved_config = saved.as_ref().map(|saved| Ok::<_, Error>(SavedConfigRef::to(&saved.encode()?))).transpose()?;
     let mut plan = SessionPlan {
         server: catalog.server().to_string(),
         mark: proposed_mark(tools).await?,
         backup_name: request.name.clone(),
-        token: ids.token(),
+        token,
         planned_at: clock.now(),
         owner: Owner::current(),
         provider: provider.name().to_owned(),
@@ -110,7 +115,9 @@ pub(crate) async fn plan(
         wal: request.wal,
         tags: request.tags.clone(),
         flush: to_flush(provider.as_ref(), host, &paths),
-        config_files: if host.is_here() { config_files(&facts) } else { BTreeMap::new() },
+        config_files: BTreeMap::new(),
+        saved_config,
+        saved,
         real_paths: paths
             .iter()
             .filter(|path| path.named != path.real)
@@ -316,19 +323,6 @@ fn check_name(name: &str) -> Result<()> {
         name if name.chars().count() > LONGEST_NAME => bad("it has more than 255 characters"),
         _ => Ok(()),
     }
-}
-
-/// The configuration files outside the data directory, as far as they can be read from here. They are no part of any
-/// snapshot; a restore to a new machine wants them. What cannot be read is left out: a backup does not fail for it.
-fn config_files(facts: &ServerFacts) -> BTreeMap<String, String> {
-    const LONGEST: u64 = 256 << 10;
-    let named = [&facts.config_file, &facts.hba_file, &facts.ident_file].into_iter().flatten();
-    named
-        .chain(&facts.included_files)
-        .filter(|path| !Path::new(path).starts_with(&facts.data_directory))
-        .filter(|path| std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= LONGEST))
-        .filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?)))
-        .collect()
 }
 
 /// The volume ids of a plan, for people.

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::host::flush::flush;
 use crate::host::sighting::sight_again;
 use crate::id::{BackupId, Token};
-use crate::model::{BackupInfo, BackupStatus, Tablespace};
+use crate::model::{BackupInfo, BackupStatus, SavedConfig, Tablespace};
 use crate::postgres::{BackupControl, StartRequest, StartedBackup, StoppedBackup};
 
 /// The steps that need no connection.
@@ -105,6 +105,10 @@ pub(super) async fn start(
 
 async fn announce(tools: &Tools, state: &SessionState) -> Result<Record> {
     let id = &state.plan.backup_id;
+    // First: a backup.info that names it would be found by others.
+    if let Some(saved) = &state.plan.saved {
+        tools.catalog.store_config(id, saved).await?;
+    }
     let info = metadata::backup_info(tools.provider.as_ref(), state, BackupStatus::Started)?;
     match tools.catalog.create(id, &info).await {
         Ok(_) => Ok(Record::Announced),
@@ -159,6 +163,11 @@ async fn promote(tools: &Tools, state: &SessionState) -> Result<Record> {
 }
 
 async fn publish(tools: &Tools, state: &SessionState) -> Result<Record> {
+    let plan = &state.plan;
+    if !plan.config_files.is_empty() {
+        // The plan of an older version has them itself.
+        tools.catalog.store_config(&plan.backup_id, &SavedConfig::of_texts(&plan.config_files, &plan.token)).await?;
+    }
     replace_ours(tools, state, BackupStatus::Done).await?;
     Ok(Record::Published)
 }
@@ -189,7 +198,8 @@ async fn clear_catalog(tools: &Tools, state: &SessionState) -> Result<Record> {
     match catalog_fact(&tools.catalog, id, &state.plan.token).await? {
         CatalogFact::Ours => tools.catalog.remove(id).await?,
         CatalogFact::Absent if state.announced => tools.catalog.remove(id).await?,
-        CatalogFact::Absent | CatalogFact::Foreign => {}
+        // It is stored before the backup.info.
+        CatalogFact::Absent | CatalogFact::Foreign => tools.catalog.remove_config(id, &state.plan.token).await?,
         CatalogFact::Unreadable => {
             let message = format!("the backup.info of {id} cannot be read, so it cannot be told whose it is");
             return Err(Error::corrupt(message).with_hint("look at it, remove it, then run `barman-snap recover`"));

@@ -35,6 +35,8 @@ pub struct GcPlan {
     pub journals: Vec<BackupId>,
     /// Journals that would go, but name snapshots of which it is not known that they are gone.
     pub kept_journals: Vec<KeptJournal>,
+    /// Saved configuration files of backups that are gone: a stock tool has deleted them, and leaves what it does not know.
+    pub saved_configs: Vec<BackupId>,
     /// Sessions that are not over: their snapshots are left alone. They are for `recover`.
     pub open_sessions: Vec<BackupId>,
     /// Why snapshots were left alone, if they were.
@@ -100,7 +102,7 @@ pub struct KeptJournal {
 impl GcPlan {
     /// True if there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.orphans.is_empty() && self.volumes.is_empty() && self.journals.is_empty()
+        self.orphans.is_empty() && self.volumes.is_empty() && self.journals.is_empty() && self.saved_configs.is_empty()
     }
 }
 
@@ -121,6 +123,8 @@ pub struct GcFacts {
     pub catalog: Vec<(BackupId, Option<Token>)>,
     /// Backups whose `backup.info` cannot be read.
     pub unreadable: Vec<BackupId>,
+    /// The ids for which configuration files are saved.
+    pub saved_configs: Vec<BackupId>,
     /// All sessions.
     pub sessions: Vec<SessionState>,
     /// Sessions whose journal cannot be read.
@@ -187,6 +191,10 @@ pub fn plan(facts: &GcFacts) -> GcPlan {
             }),
         }
     }
+    let is_open =
+        |id: &BackupId| facts.unreadable_sessions.iter().chain(&plan.open_sessions).any(|session| session == id);
+    plan.saved_configs =
+        facts.saved_configs.iter().filter(|id| !facts.has_backup(id) && !is_open(id)).cloned().collect();
     for state in candidates(facts) {
         let backup_id = state.plan.backup_id.clone();
         let is_orphaned = orphans.iter().any(|orphan| orphan.ticket.token == state.plan.token);
@@ -253,6 +261,9 @@ impl fmt::Display for GcPlan {
         for id in &self.journals {
             writeln!(f, "journal of session {id}")?;
         }
+        for id in &self.saved_configs {
+            writeln!(f, "saved configuration of backup {id}, which is gone")?;
+        }
         for KeptJournal { backup_id, why } in &self.kept_journals {
             writeln!(f, "journal of session {backup_id} stays: {why}")?;
         }
@@ -288,6 +299,7 @@ mod tests {
             unreachable: BTreeMap::new(),
             catalog: Vec::new(),
             unreadable: Vec::new(),
+            saved_configs: Vec::new(),
             sessions: Vec::new(),
             unreadable_sessions: Vec::new(),
             now: now(),

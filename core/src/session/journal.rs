@@ -41,8 +41,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The highest version that is written and read. 2 has what is done to snapshots after the cut.
-    pub const VERSION: u32 = 2;
+    /// The highest version that is written and read. 2 has what is done to snapshots after the cut, 3 the object with the
+    /// configuration files.
+    pub const VERSION: u32 = 3;
 }
 
 /// What happened, with its data. Each but [`Record::Planned`] is an [`Event`].
@@ -119,6 +120,8 @@ impl Record {
     /// followed by it.
     pub fn version(&self) -> u32 {
         match self {
+            // It would publish without naming them, and leave them behind when it undoes.
+            Self::Planned { plan } if plan.saved_config.is_some() => 3,
             Self::Planned { plan } if plan.after_cut != AfterCut::default() => 2,
             Self::Promoted { .. } | Self::Secured { .. } => 2,
             _ => 1,

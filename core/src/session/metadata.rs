@@ -5,7 +5,7 @@ use super::plan::WalPolicy;
 use super::state::SessionState;
 use crate::error::Result;
 use crate::model::wal::Segment;
-use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, SnapshotRecord};
+use crate::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, SavedConfig, SavedConfigRef, SnapshotRecord};
 use crate::provider::{SnapshotProvider, Volume};
 
 /// What the catalog shall say now.
@@ -87,11 +87,22 @@ fn engine_record(state: &SessionState) -> Result<EngineRecord> {
         wal_external: plan.wal == WalPolicy::External,
         from_standby: plan.facts.in_recovery,
         settings: plan.facts.settings.clone(),
-        config_files: plan.config_files.clone(),
+        config_files: Default::default(),
+        saved_config: saved_config(state)?,
+        saved_files: Vec::new(),
         real_paths: plan.real_paths.clone(),
         bytes_copied: state.bytes_copied,
         timings,
     })
+}
+
+/// Where the configuration files are. The object for the plan of an older version is written when the backup is published.
+fn saved_config(state: &SessionState) -> Result<Option<SavedConfigRef>> {
+    let plan = &state.plan;
+    match plan.config_files.is_empty() {
+        true => Ok(plan.saved_config.clone()),
+        false => Ok(Some(SavedConfigRef::to(&SavedConfig::of_texts(&plan.config_files, &plan.token).encode()?))),
+    }
 }
 
 fn mount_point(volume: &Volume) -> String {

@@ -20,6 +20,7 @@
 //! [PostgreSQL](crate::postgres) contracts.
 
 pub(crate) mod begin;
+mod config_files;
 pub(crate) mod driver;
 mod effects;
 pub mod fault;

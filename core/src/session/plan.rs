@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::owner::Owner;
 use crate::host::Sighting;
 use crate::id::{BackupId, Token};
+use crate::model::{SavedConfig, SavedConfigRef};
 use crate::postgres::ServerFacts;
 use crate::provider::{AfterCut, CreateRequest, Instance, Volume, VolumeSnapshot};
 
@@ -76,9 +77,16 @@ pub struct SessionPlan {
     /// start the backup again.
     #[serde(skip)]
     pub flush: Vec<PathBuf>,
-    /// Configuration files outside the data directory: path and content.
+    /// Configuration files outside the data directory, path and content, where an older version has made the plan.
     #[serde(default)]
     pub config_files: BTreeMap<String, String>,
+    /// The object with the configuration files that no snapshot has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_config: Option<SavedConfigRef>,
+    /// What that object holds. Not stored: the object is written before the backup is announced, and behind that nobody needs
+    /// the content.
+    #[serde(skip)]
+    pub saved: Option<SavedConfig>,
 }
 
 impl SessionPlan {

@@ -17,7 +17,7 @@ use super::state::SessionState;
 pub enum Step {
     /// Ask PostgreSQL to enter backup mode.
     Start,
-    /// Store a `backup.info` with status STARTED.
+    /// Store the configuration files that no snapshot has, then a `backup.info` with status STARTED.
     Announce,
     /// Take the snapshots of a wave, all at once.
     Snapshot(usize),
@@ -80,7 +80,7 @@ const fn row(
 #[rustfmt::skip]
 pub const TABLE: [Row; 14] = [
     row(Step::Start,           &[P::Planned, P::Starting],     Some(E::StartIntended),  E::StartReturned,    None,                        "PostgreSQL ends a backup whose connection is gone"),
-    row(Step::Announce,        &[P::Started],                  None,                    E::Announced,        Some(Step::ClearCatalog),    "its key is known since the plan"),
+    row(Step::Announce,        &[P::Started],                  None,                    E::Announced,        Some(Step::ClearCatalog),    "their keys are known since the plan"),
     row(Step::Snapshot(0),     &[P::Started, P::Snapshotting], Some(E::CutIntended),    E::TicketsReceived,  Some(Step::DeleteSnapshots), "each carries the token from the call that creates it"),
     row(Step::AwaitCut(0),     &[P::Snapshotting],             None,                    E::CutReached,       Some(Step::ClearCatalog),    "only waits; backup.info is the announced one"),
     row(Step::Stop,            &[P::Snapshotting],             None,                    E::StopReturned,     None,                        "if it is not recorded the backup never ended, and is undone"),

@@ -26,6 +26,9 @@ pub(crate) enum Verdict {
     Mess,
 }
 
+/// The configuration of the cluster, which lies outside of it and has a secret. It is no UTF-8.
+pub(crate) const CONFIG: &[u8] = b"log_line_prefix = '\xe9'\nprimary_conninfo = 'password=s3cret'\n";
+
 /// See the module documentation.
 pub(crate) struct House {
     pub(crate) clock: Arc<ManualClock>,
@@ -50,6 +53,9 @@ impl House {
         std::os::unix::fs::symlink(&roots[1], roots[0].join("pg_wal")).unwrap();
         let location = roots[2].to_str().unwrap().to_owned();
         let postgres = ScriptedPostgres::new(&roots[0], vec![Tablespace { name: "ts1".into(), oid: 16384, location }]);
+        let config = root.join("postgresql.conf");
+        std::fs::write(&config, CONFIG).unwrap();
+        postgres.set_facts(|facts| facts.config_file = config.to_str().map(str::to_owned));
         let layout = Layout::new("", ServerName::new("pg1").unwrap()).unwrap();
         let house = Self {
             clock: Arc::new(ManualClock::at(DateTime::UNIX_EPOCH)),
@@ -70,14 +76,21 @@ impl House {
         self.roots.len()
     }
 
+    /// Where a cluster could be restored to.
+    pub(crate) fn free_place(&self) -> PathBuf {
+        self.roots[0].with_file_name("restored")
+    }
+
     pub(crate) fn engine(&self) -> EngineBuilder {
+        self.engine_on(self.catalog.clone())
+    }
+
+    /// An engine with another view of the catalog.
+    pub(crate) fn engine_on(&self, catalog: Catalog) -> EngineBuilder {
         let options = LocalOptions { method: Method::Copy, ..LocalOptions::default() };
         // A process that only counts as killed goes on copying for a moment, and the manual clock does not wait for it.
         let patience = Patience { attempts: 4000, ..Patience::default() };
-        Engine::on(self.catalog.clone())
-            .provider(Arc::new(LocalProvider::new(options)))
-            .clock(self.clock.clone())
-            .patience(patience)
+        Engine::on(catalog).provider(Arc::new(LocalProvider::new(options))).clock(self.clock.clone()).patience(patience)
     }
 
     pub(crate) async fn backup(&self, engine: EngineBuilder) -> Result<BackupSession> {
@@ -141,6 +154,21 @@ impl House {
         self.catalog.space().put(&key, later).await.unwrap();
     }
 
+    /// No object of the catalog has the secret but those that are meant to.
+    pub(crate) async fn assert_no_secret_is_told(&self) {
+        for object in self.catalog.space().list("").await.unwrap() {
+            let (bytes, _) = self.catalog.space().get(&object.key).await.unwrap().unwrap();
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let may = object.key.ends_with("/private/config.json");
+            assert!(may || !text.contains("s3cret"), "{}: {text}", object.key);
+        }
+    }
+
+    /// The catalog itself.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     /// Everything below the snapshot directories, and the catalog.
     pub(crate) async fn verdict(&self) -> Verdict {
         let left: Vec<PathBuf> = self.roots.iter().flat_map(|root| snapshots_near(root)).collect();
@@ -156,7 +184,11 @@ impl House {
                 let nothing_else = left
                     .iter()
                     .all(|path| named.iter().any(|named| path.to_str().unwrap().starts_with(named.to_str().unwrap())));
-                if whole && nothing_else { Verdict::Published } else { Verdict::Mess }
+                let id = self.catalog.list().await.unwrap().remove(0).id;
+                let saved = record.saved_config.as_ref().unwrap();
+                let files = self.catalog.read_config(&id, saved, &record.token).await.unwrap();
+                let has_config = files.len() == 1 && files[0].content == CONFIG;
+                if whole && nothing_else && has_config { Verdict::Published } else { Verdict::Mess }
             }
             _ => Verdict::Mess,
         }

@@ -11,6 +11,7 @@ use super::lines::{self, Include, Line};
 use super::outside::{Fate, bytes_of, fate, joined, path_of};
 use super::{AUTO, ConfigPlan, MAIN};
 use crate::error::{Error, Result};
+use crate::redact;
 use crate::restore::tablespaces::normal;
 
 /// How deep PostgreSQL reads files that name files (`CONF_FILE_MAX_DEPTH`).
@@ -200,7 +201,7 @@ impl Walk<'_> {
             }
             Fate::CommentedOut => {
                 comment_out(text, line);
-                let value = String::from_utf8_lossy(&value).into_owned();
+                let value = shown(&name, &value);
                 self.note(match name.starts_with("recovery_target") {
                     true => format!("{name} = {value:?} in {file} was of an earlier recovery: commented out"),
                     false => format!("{name} = {value:?} in {file} led out of the directory: commented out"),
@@ -209,8 +210,8 @@ impl Walk<'_> {
             Fate::Becomes(new) => {
                 comment_out(text, line);
                 text.extend(lines::write(&name, &new));
-                let value = String::from_utf8_lossy(&value).into_owned();
-                self.note(format!("{name} = {value:?} in {file} is now {:?}", String::from_utf8_lossy(&new)));
+                let value = shown(&name, &value);
+                self.note(format!("{name} = {value:?} in {file} is now {:?}", shown(&name, &new)));
                 self.out.effective.insert(name, new);
             }
         }
@@ -272,9 +273,28 @@ impl Walk<'_> {
         for name in names {
             match self.source.read(&name)? {
                 Found::File(content) => self.inside_file(&name, &content, depth + 1)?,
-                Found::Link => self.note(format!("{} is a link: the server reads what it leads to", name.display())),
+                Found::Link => self.linked(&name, depth + 1)?,
                 Found::Nothing => {}
             }
+        }
+        Ok(())
+    }
+
+    /// A link below the data directory. Where it led out of that of the original, a copy gets what it led to.
+    fn linked(&mut self, name: &Path, depth: usize) -> Result<()> {
+        let config = self.config;
+        let saved = config.originals.iter().find_map(|top| config.saved.get_key_value(&top.join(name)));
+        match saved.filter(|(path, _)| self.writes(path)) {
+            Some((_, content)) => {
+                let at = At::Inside(name.parent().unwrap_or(Path::new("")).to_owned());
+                let text = self.content(content, &at, &name.display().to_string(), depth)?;
+                self.out.files.insert(name.to_owned(), text);
+                self.note(format!(
+                    "{} was a link, and is written as what it led to when the backup was taken",
+                    name.display()
+                ));
+            }
+            None => self.note(format!("{} is a link: the server reads what it leads to", name.display())),
         }
         Ok(())
     }
@@ -330,6 +350,11 @@ impl Walk<'_> {
             self.out.notes.push(note);
         }
     }
+}
+
+/// A value for a note.
+fn shown(name: &str, value: &[u8]) -> String {
+    redact::setting(name, &String::from_utf8_lossy(value)).into_owned()
 }
 
 fn comment_out(text: &mut Vec<u8>, line: &[u8]) {
