@@ -152,7 +152,7 @@ struct RedactedStderr;
 impl std::io::Write for RedactedStderr {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        std::io::stderr().write_all(redact::text(&text).as_bytes())?;
+        std::io::stderr().write_all(redact::log_line(&text).as_bytes())?;
         Ok(line.len())
     }
 

@@ -76,6 +76,30 @@ pub fn text(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A line of a log, which may be that of a library: some show the authority of a URI without its scheme. In a message of ours that
+/// could be the name of something, such as a snapshot of ZFS.
+pub fn log_line(line: &str) -> Cow<'_, str> {
+    let shown = text(line);
+    if !shown.contains('@') {
+        return shown;
+    }
+    let is_end = |c: char| c.is_whitespace() || "\"'<>`/(,".contains(c);
+    let mut out = String::with_capacity(shown.len());
+    for word in shown.split_inclusive(is_end) {
+        let parts = word.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host)));
+        match parts {
+            Some((user, host)) if !user.is_empty() && !host.trim_end_matches(is_end).is_empty() => {
+                out.extend([user, ":", REDACTED, "@", host]);
+            }
+            _ => out.push_str(word),
+        }
+    }
+    match out == shown {
+        true => shown,
+        false => Cow::Owned(out),
+    }
+}
+
 /// Whether a closer look is worth while.
 fn may_hold_any(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
@@ -361,6 +385,20 @@ mod tests {
             assert_eq!(text(same), same);
             assert!(matches!(text(same), Cow::Borrowed(_)), "{same}");
         }
+    }
+
+    #[test]
+    fn in_the_log_of_a_library_a_uri_may_have_lost_its_scheme() {
+        for (line, shown) in [
+            (r#"checkout ("http", u:s3cret@127.0.0.1:1)"#, r#"checkout ("http", u:***@127.0.0.1:1)"#),
+            ("to u:s3@cret@h:1, password=s3cret", "to u:***@h:1, password=***"),
+            ("mail to a@b at 10:11, x:y", "mail to a@b at 10:11, x:y"),
+            ("https://u:***@h/x", "https://u:***@h/x"),
+        ] {
+            assert_eq!(log_line(line), shown);
+            assert_eq!(log_line(shown), shown);
+        }
+        assert_eq!(text("cannot hold pool/a:b@snap"), "cannot hold pool/a:b@snap");
     }
 
     #[test]

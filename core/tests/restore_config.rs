@@ -145,6 +145,23 @@ fn an_included_link_that_led_out_becomes_what_it_led_to() {
 }
 
 #[test]
+fn a_file_in_the_directory_that_was_not_in_use_gives_way_to_the_one_that_was() {
+    let files =
+        [("postgresql.conf", "port = 1\n"), ("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", "old\n")];
+    let (main, hba) = ("/etc/pg/postgresql.conf", "/etc/pg/pg_hba.conf");
+    let mut case = Case::new(&files).saved(&[(main, "port = 2\n"), (hba, "local all all peer\n")]);
+    case.plan.main = Some(main.into());
+    case.plan.hba = Some(hba.into());
+    // Not in the backup: then what is there is better than nothing.
+    case.plan.ident = Some("/etc/pg/pg_ident.conf".into());
+    let out = case.rewritten();
+    assert!(text(&out, "postgresql.conf").ends_with("port = 2\n"));
+    assert_eq!(text(&out, "pg_hba.conf"), "local all all peer\n");
+    assert!(!out.files.contains_key(Path::new("pg_ident.conf")));
+    assert!(out.notes.iter().all(|note| note.ends_with("the one in the directory was not in use")), "{:?}", out.notes);
+}
+
+#[test]
 fn notes_show_no_secret() {
     let conf = "ssl_passphrase_command = '/srv/pg/data/pass s3cret'\nrecovery_target_secret = 's3cret'\n\
                 x.url = '/srv/pg/data/x?password=s3cret'\ndata_directory = 'https://u:s3cret@h'\n";

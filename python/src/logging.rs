@@ -97,7 +97,7 @@ struct Text {
 impl Text {
     fn whole(&self) -> String {
         let whole = format!("{}{}", self.message, self.fields);
-        barman_snap::redact::text(&whole).into_owned()
+        barman_snap::redact::log_line(&whole).into_owned()
     }
 }
 

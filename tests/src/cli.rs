@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{Ran, as_server_user, as_this_user, attempt};
+use crate::command::{PLANTED, Ran, as_server_user, as_this_user, attempt};
 use crate::pg::Cluster;
 use crate::scratch::Scratch;
 use crate::skip::{Missing, Need};
@@ -50,7 +50,8 @@ impl BarmanSnap {
     /// Lets it connect to this cluster unless told otherwise.
     #[must_use]
     pub fn for_cluster(self, cluster: &Cluster) -> Self {
-        self.with_env(cluster.env())
+        // Clusters of the tests trust their users; the password is there to be kept secret.
+        self.with_env(cluster.env()).with_env([("PGPASSWORD", PLANTED.to_owned())])
     }
 
     /// A command, run as the server user with a clean environment.

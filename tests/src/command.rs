@@ -5,6 +5,10 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use crate::user;
 
+/// A secret that every test plants: in the configuration of each cluster, as a password of each connection and as the key of each
+/// object store. Our program never says it, and no catalog of a [`Site`](crate::site::Site) has it where it must not be.
+pub const PLANTED: &str = "pl4nted-S3cret";
+
 /// A program that has ended.
 #[derive(Clone, Debug)]
 pub struct Ran {
@@ -53,12 +57,17 @@ impl Ran {
 pub fn attempt(command: &mut Command) -> Ran {
     let line = format!("{command:?}");
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {line}: {error}"));
-    Ran {
+    let ran = Ran {
         line,
         status: output.status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    if Path::new(command.get_program()).ends_with("barman-snap") {
+        let told = [&ran.stdout, &ran.stderr].iter().any(|said| said.contains(PLANTED));
+        assert!(!told, "{} tells a secret\n--- stdout\n{}\n--- stderr\n{}", ran.line, ran.stdout, ran.stderr);
     }
+    ran
 }
 
 /// Runs a command that has to succeed.

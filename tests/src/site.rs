@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::BarmanSnap;
-use crate::command::Ran;
+use crate::command::{PLANTED, Ran};
 use crate::fs::{Kind, LoopFs};
 use crate::pg::{Builder, Cluster, Installation, Stop};
 use crate::s3::MotoServer;
@@ -163,13 +163,15 @@ impl Plan {
         }
         let cluster = begin(builder);
         let snap = snap.with_env(env.clone()).for_cluster(&cluster);
-        Ok(Site { cluster, snap, url, env, fs, place })
+        Ok(Site { _searched: Searched { url: url.clone() }, cluster, snap, url, env, fs, place })
     }
 }
 
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Site {
+    // Before the catalog vanishes.
+    _searched: Searched,
     /// The cluster.
     pub cluster: Cluster,
     /// The command line.
@@ -319,6 +321,30 @@ impl Site {
     /// Where an object of a catalog in a directory lies.
     pub fn object(&self, key: &str) -> PathBuf {
         Path::new(&self.url).join(SERVER).join(key)
+    }
+}
+
+/// Searches a catalog in a directory when its site comes to an end.
+#[derive(Debug)]
+struct Searched {
+    url: String,
+}
+
+impl Drop for Searched {
+    /// Nothing of a catalog has the planted secret but the private object of a backup, and the WAL, which is all of the data.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut found = Vec::new();
+        for folder in ["base", "sessions", "proofs"] {
+            files_below(&Path::new(&self.url).join(SERVER).join(folder), &mut found);
+        }
+        for path in found.iter().filter(|path| !path.ends_with("private/config.json")) {
+            // One that is locked away by a test is none that others can read.
+            let bytes = fs::read(path).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&bytes).contains(PLANTED), "a secret is in {}", path.display());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Cluster, Installation};
-use crate::command::run;
+use crate::command::{PLANTED, run};
 use crate::scratch::Scratch;
 use crate::user;
 
@@ -165,7 +165,7 @@ impl Builder {
     }
 
     fn configure(&self, data: &Path) {
-        let mut lines = String::from("\n# Of the test.\n");
+        let mut lines = format!("\n# Of the test.\nplanted.password = '{PLANTED}'\n");
         for (name, value) in &self.settings {
             // Writing to a string does not fail.
             let _ = writeln!(lines, "{name} = '{}'", value.replace('\'', "''"));

@@ -123,10 +123,12 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn main_file(&mut self) -> Result<()> {
         let found = self.source.read(Path::new(MAIN))?;
-        if let Found::File(content) = &found {
+        let saved = self.config.main.clone().filter(|path| self.writes(path));
+        let is_saved = saved.as_ref().is_some_and(|path| self.config.saved.contains_key(path));
+        if let (Found::File(content), false) = (&found, is_saved) {
             return self.inside_file(Path::new(MAIN), content, 1);
         }
-        let Some(path) = self.config.main.clone().filter(|path| self.writes(path)) else { return Ok(()) };
+        let Some(path) = saved else { return Ok(()) };
         let Some(content) = self.config.saved.get(&path) else {
             self.note(format!(
                 "the configuration of the original, {}, is not in the backup: the server needs a {MAIN} before it starts",
@@ -137,29 +139,43 @@ impl Walk<'_> {
         let at = At::Outside(path.parent().unwrap_or(Path::new("/")).to_owned());
         let mut text = format!("# barman-snap restore: {} of the original\n", path.display()).into_bytes();
         text.extend(self.content(content, &at, &path.display().to_string(), 1)?);
-        self.note(format!("{MAIN} is written as {} was when the backup was taken", path.display()));
+        self.written(MAIN, &path, &found);
         self.out.files.insert(MAIN.into(), text);
         Ok(())
     }
 
-    /// A file that the server does not start without, or would miss: the saved one, where the directory has none.
+    /// A file that the server does not start without, or would miss: the saved one. One that the directory has was not in use at
+    /// the original, and that of `initdb` may trust everybody.
     fn own_file(&mut self, name: &str, saved: Option<&Path>) -> Result<()> {
         let found = self.source.read(Path::new(name))?;
-        let Some(path) = saved.filter(|path| matches!(found, Found::Nothing | Found::Link) && self.writes(path)) else {
-            return Ok(());
-        };
+        let Some(path) = saved.filter(|path| self.writes(path)) else { return Ok(()) };
         match self.config.saved.get(path) {
             Some(content) => {
-                self.note(format!("{name} is written as {} was when the backup was taken", path.display()));
+                self.written(name, path, &found);
                 self.out.files.insert(name.into(), content.clone());
             }
-            None if name == "pg_hba.conf" => self.note(format!(
-                "{}, which said who may connect to the original, is not in the backup: the server needs a {name} before it starts",
-                path.display()
-            )),
+            None if name == "pg_hba.conf" => self.note(match found {
+                Found::File(_) => format!(
+                    "{}, which said who may connect to the original, is not in the backup: now the {name} of the directory says it, \
+                     which was not in use",
+                    path.display()
+                ),
+                _ => format!(
+                    "{}, which said who may connect to the original, is not in the backup: the server needs a {name} before it starts",
+                    path.display()
+                ),
+            }),
             None => {}
         }
         Ok(())
+    }
+
+    fn written(&mut self, name: &str, path: &Path, before: &Found) {
+        let unused = match before {
+            Found::File(_) => "; the one in the directory was not in use",
+            _ => "",
+        };
+        self.note(format!("{name} is written as {} was when the backup was taken{unused}", path.display()));
     }
 
     /// Whether what was saved of `path` is written: not for a server that goes on with the very file.
