@@ -221,6 +221,7 @@ async fn full_backup(catalog: &Catalog, at: &str, wal: &str) {
         saved_config: None,
         saved_files: Vec::new(),
         real_paths: Default::default(),
+        excluded_tablespaces: Vec::new(),
         bytes_copied: None,
         timings: Default::default(),
     };

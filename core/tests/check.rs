@@ -210,3 +210,22 @@ async fn what_a_backup_would_refuse_is_never_green() {
         !finding.ok && [finding.detail.as_str(), refused.message()].iter().all(|text| text.contains("in the future"))
     );
 }
+
+#[tokio::test]
+async fn a_tablespace_that_is_left_out_may_be_anywhere_and_the_rest_is_looked_at() {
+    let mut case = Case::new();
+    let place = "/nowhere/that/the/description/knows";
+    let lost = Tablespace { name: "lost".into(), oid: 16_400, location: place.into() };
+    case.postgres.set_facts(|facts| facts.tablespaces = vec![lost]);
+    assert!(!line(&case.check(case.there()).await, "paths").ok);
+    case.request.exclude_tablespaces = vec!["lost".into()];
+    let findings = case.check(case.there()).await;
+    assert!(findings.is_ok(), "{findings:?}");
+    assert!(line(&findings, "left out").detail.contains("\"lost\""));
+    assert!(!line(&findings, "paths").detail.contains("lost"));
+    let plan = case.there().build().plan_backup(case.postgres.connect().as_mut(), &case.request).await.unwrap();
+    assert_eq!(plan.excluded_tablespaces.iter().map(|one| one.oid).collect::<Vec<_>>(), [16_400]);
+    case.request.exclude_tablespaces = vec!["lots".into()];
+    let findings = case.check(case.there()).await;
+    assert!(line(&findings, "left out").hint.as_ref().unwrap().contains("\"lost\""));
+}

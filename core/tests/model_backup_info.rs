@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use barman_snap::ErrorKind;
 use barman_snap::id::Token;
 use barman_snap::model::{
-    BackupInfo, BackupStatus, CloudSnapshots, EngineRecord, Literal, Lsn, ProviderInfo, SavedConfigRef, SegmentSize,
-    SnapshotDetails, SnapshotRecord, Tablespace, Timeline,
+    BackupInfo, BackupStatus, CloudSnapshots, EngineRecord, ExcludedTablespace, Literal, Lsn, ProviderInfo,
+    SavedConfigRef, SegmentSize, SnapshotDetails, SnapshotRecord, Tablespace, Timeline,
 };
 use barman_snap::provider::Ticket;
 use chrono::{DateTime, FixedOffset, TimeZone as _};
@@ -257,6 +257,12 @@ fn record() -> EngineRecord {
         saved_config: Some(SavedConfigRef { size: 3, sha256: "ab".repeat(32) }),
         saved_files: Vec::new(),
         real_paths: BTreeMap::from([("/pg".to_owned(), "/srv/it's".to_owned())]),
+        excluded_tablespaces: vec![ExcludedTablespace {
+            oid: 16_401,
+            name: "it's \"ü\"".to_owned(),
+            databases: vec!["app".to_owned()],
+            volume: Some("/srv/it's".to_owned()),
+        }],
         bytes_copied: Some(7),
         timings: BTreeMap::from([("cut_s".to_owned(), 0.25)]),
     }

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use barman_snap::ErrorKind;
 use barman_snap::id::{BackupId, Token};
-use barman_snap::model::{BackupInfo, BackupStatus, EngineRecord, Lsn, SnapshotRecord, Tablespace, Timeline};
+use barman_snap::model::{
+    BackupInfo, BackupStatus, EngineRecord, ExcludedTablespace, Lsn, SnapshotRecord, Tablespace, Timeline,
+};
 use barman_snap::provider::{FileSystem, Instance, Ticket, Volume};
 use barman_snap::restore::devices::throw_away;
 use barman_snap::restore::host::{Place, PlaceKind};
@@ -490,4 +492,23 @@ fn what_is_mounted_has_to_be_the_data_directory_of_the_backup() {
         "/new/main/data is the data directory of another cluster: system identifier 43, the backup has 42"
     );
     assert_eq!(with(&|place| place.served_by = Some(77)), "a server is running on /new/main/data (process 77)");
+}
+
+#[test]
+fn no_volume_is_made_for_a_tablespace_that_was_left_out() {
+    let mut case = three();
+    let out = ExcludedTablespace { oid: 16384, name: "ts1".into(), databases: Vec::new(), volume: None };
+    case.record.excluded_tablespaces.push(out);
+    case.record.snapshots.retain(|one| one.ticket.name != "ts");
+    let plan = case.plan().unwrap();
+    let devices = plan.devices.unwrap();
+    assert!(devices.volumes.iter().all(|volume| volume.ticket.name != "ts"), "{devices:?}");
+    assert!(plan.tablespaces[0].left_out && plan.tablespaces[0].location == Path::new("/srv/ts/one"));
+    let (_, tablespaces) = throw_away(&case.info, &case.record, Path::new("/tmp/v")).unwrap();
+    assert_eq!(tablespaces[0].to, Path::new("/tmp/v/left-out-16384"));
+
+    // Volumes that the user has mounted: what lies there is not known to be of this restore.
+    case.host.places.insert("/srv/ts/one".into(), Place { kind: PlaceKind::Full, ..Place::default() });
+    let error = case.plan().unwrap_err();
+    assert!(error.message().contains("not empty") && error.hint().unwrap().contains("--tablespace ts1:"), "{error}");
 }

@@ -37,6 +37,7 @@ fn plan_for(target: &Path, tablespace: &Path) -> RestorePlan {
             original: "/srv/ts1".into(),
             location: tablespace.into(),
             inside: false,
+            left_out: false,
         }],
         write: vec![file("recovery.signal", ""), file("backup_label", "LABEL: x\n")],
         purpose: Purpose::Clone,

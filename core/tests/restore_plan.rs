@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use barman_snap::ErrorKind;
 use barman_snap::catalog::{Chosen, PassedOver};
 use barman_snap::host::clusters::ClusterDir;
 use barman_snap::id::{BackupId, Token};
 use barman_snap::model::{
-    BackupInfo, BackupStatus, EngineRecord, Lsn, SnapshotRecord, Tablespace, Timeline, TimelineHistory,
+    BackupInfo, BackupStatus, EngineRecord, ExcludedTablespace, Lsn, SnapshotRecord, Tablespace, Timeline,
+    TimelineHistory,
 };
 use barman_snap::provider::Ticket;
 use barman_snap::restore::host::{Place, PlaceKind};
@@ -450,4 +452,32 @@ fn beside_an_original_that_is_running_only_a_clone_is_made_unless_the_user_says_
     case.request.purpose = None;
     case.place("/srv/pg/data", Place { running: Some(4711), system_id: Some("1".into()), ..same_cluster() });
     assert_eq!(case.plan().unwrap().purpose, Purpose::Replacement);
+}
+
+#[test]
+fn a_tablespace_that_was_left_out_needs_no_snapshot_and_comes_back_empty() {
+    let mut case = good();
+    let out = |oid, name: &str| ExcludedTablespace { oid, name: name.into(), databases: Vec::new(), volume: None };
+    case.record.excluded_tablespaces = vec![out(16384, "ts1"), out(16385, "ts2")];
+    // What held the first is not there; the second lies beside the data directory.
+    case.record.snapshots.retain(|one| one.ticket.name == "pg");
+    let plan = case.plan().unwrap();
+    assert_eq!(plan.pieces.iter().map(|one| one.destination.as_path()).collect::<Vec<_>>(), [Path::new("/new/data")]);
+    assert!(plan.tablespaces.iter().all(|one| one.left_out));
+    let map = plan.write.iter().find(|file| file.name == "tablespace_map").unwrap();
+    assert_eq!(map.content, "16384 /new/one\n16385 /new/two\n");
+    assert!(plan.settings.iter().any(|one| one.name == "ignore_invalid_pages" && one.value == "on"));
+    assert!(plan.warnings.iter().any(|one| one.contains("\"ts1\"") && one.contains("TRUNCATE")), "{:?}", plan.warnings);
+    assert!(plan.to_string().contains("empty    /new/one, which was left out of the backup"), "{plan}");
+
+    // In the data directory, and so in its snapshot.
+    case.info.tablespaces.as_mut().unwrap()[1].location = "/srv/pg/data/inner".into();
+    case.request.tablespaces.pop();
+    let plan = case.plan().unwrap();
+    assert_eq!(plan.tablespaces[1].location, Path::new("/new/data/inner"));
+    assert!(plan.pieces[0].exclude_content.contains(&"inner".into()));
+
+    case.record.excluded_tablespaces.clear();
+    assert_eq!(case.plan().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!good().plan().unwrap().settings.iter().any(|one| one.name == "ignore_invalid_pages"));
 }

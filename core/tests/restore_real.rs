@@ -280,6 +280,7 @@ async fn back_up(cluster: &Cluster, provider: &LocalProvider, id: &BackupId) -> 
         saved_config: None,
         saved_files: Vec::new(),
         real_paths: Default::default(),
+        excluded_tablespaces: Vec::new(),
         bytes_copied: None,
         timings: Default::default(),
     };

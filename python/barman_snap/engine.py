@@ -136,6 +136,7 @@ class Engine(_native.Engine):
         dsn: Optional[str] = None,
         *,
         disks: Sequence[_Path] = (),
+        exclude_tablespaces: Sequence[str] = (),
         instance: Optional[str] = None,
         wal_external: bool = False,
         tags: Optional[Mapping[str, str]] = None,
@@ -145,6 +146,7 @@ class Engine(_native.Engine):
         `backup`. What is wrong is no exception: look at the report's ``ok``."""
         options = {
             "snapshot_disks": [os.fspath(disk) for disk in disks],
+            "exclude_tablespaces": list(exclude_tablespaces),
             "snapshot_instance": instance,
             "wal_external": wal_external,
             "tags": dict(tags or {}),
@@ -158,6 +160,7 @@ class Engine(_native.Engine):
         name: Optional[str] = None,
         immediate_checkpoint: bool = False,
         disks: Sequence[_Path] = (),
+        exclude_tablespaces: Sequence[str] = (),
         instance: Optional[str] = None,
         consistency: Literal["auto", "group", "independent"] = "auto",
         wal_external: bool = False,
@@ -179,6 +182,7 @@ class Engine(_native.Engine):
             name: A name for the backup.
             immediate_checkpoint: Ask PostgreSQL for an immediate checkpoint.
             disks: The volumes; without them, those that hold the cluster are found.
+            exclude_tablespaces: Names of tablespaces that are left out: they need no volume, and are restored empty.
             instance: The instance with the volumes; without it, this host.
             consistency: Whether all volumes are cut at one instant by one call: where it is possible, always, or never.
             wal_external: Another tool keeps the WAL; publish without a look at it.
@@ -193,6 +197,7 @@ class Engine(_native.Engine):
             "name": name,
             "immediate_checkpoint": immediate_checkpoint,
             "snapshot_disks": [os.fspath(disk) for disk in disks],
+            "exclude_tablespaces": list(exclude_tablespaces),
             "snapshot_instance": instance,
             "consistency": consistency,
             "wal_external": wal_external,
@@ -209,6 +214,7 @@ class Engine(_native.Engine):
         name: Optional[str] = None,
         immediate_checkpoint: bool = False,
         disks: Sequence[_Path] = (),
+        exclude_tablespaces: Sequence[str] = (),
         instance: Optional[str] = None,
         consistency: Literal["auto", "group", "independent"] = "auto",
         wal_external: bool = False,
@@ -231,6 +237,7 @@ class Engine(_native.Engine):
             "name": name,
             "immediate_checkpoint": immediate_checkpoint,
             "snapshot_disks": [os.fspath(disk) for disk in disks],
+            "exclude_tablespaces": list(exclude_tablespaces),
             "snapshot_instance": instance,
             "consistency": consistency,
             "wal_external": wal_external,

@@ -165,6 +165,9 @@ pub(crate) struct SnapshotArgs {
     /// A volume of the cluster (repeat for several); without it, those that hold the cluster are found
     #[arg(long, value_name = "DISK")]
     pub(crate) snapshot_disk: Vec<String>,
+    /// Leave out this tablespace: it needs no volume, and is restored empty (repeat for several)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) exclude_tablespace: Vec<String>,
     // Last, because the headings of the clouds hold for all that follows.
     #[command(flatten)]
     pub(crate) provider: ProviderArgs,

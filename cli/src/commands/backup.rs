@@ -66,6 +66,7 @@ fn request(args: &BackupArgs) -> Result<BackupRequest> {
         name: args.name.clone(),
         instance: args.snapshot.snapshot_instance.clone(),
         volumes: args.snapshot.snapshot_disk.clone(),
+        exclude_tablespaces: args.snapshot.exclude_tablespace.clone(),
         immediate_checkpoint: args.immediate_checkpoint,
         wal: if args.wal_external { WalPolicy::External } else { WalPolicy::Catalog },
         tags: setup::tags(&args.tag)?,
@@ -105,6 +106,9 @@ fn describe(plan: &SessionPlan) -> String {
             let volume = &planned.volume;
             text.push_str(&format!("  {when}: {} ({}) as {}\n", volume.id, volume.method, planned.name));
         }
+    }
+    for one in &plan.excluded_tablespaces {
+        text.push_str(&format!("  left out: {}\n", one.consequences()));
     }
     text.push_str(match plan.wal {
         WalPolicy::Catalog => "  WAL from begin to stop must reach the catalog\n",

@@ -12,6 +12,7 @@ pub(crate) async fn run(common: &Common, args: CheckArgs) -> Result<Exit> {
     let request = BackupRequest {
         instance: args.snapshot.snapshot_instance.clone(),
         volumes: args.snapshot.snapshot_disk.clone(),
+        exclude_tablespaces: args.snapshot.exclude_tablespace.clone(),
         tags: setup::tags(&args.tag)?,
         group: args.consistency.group(),
         wal: if args.wal_external { WalPolicy::External } else { WalPolicy::Catalog },

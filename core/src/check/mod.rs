@@ -7,10 +7,11 @@ mod archiving;
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::host::{PgPaths, cover, sight};
+use crate::host::{PgPaths, cover, sight, volatile};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
 use crate::session::begin::{NO_GROUP, check_borders, check_host};
+use crate::session::exclude;
 use crate::session::owner::Liveness;
 use crate::session::{BackupRequest, Phase, WalPolicy};
 use crate::wal::WalArchive;
@@ -118,7 +119,12 @@ impl Engine {
         facts: &ServerFacts,
         request: &BackupRequest,
     ) {
-        let Some(paths) = report.take("paths", self.host().paths(facts), describe_paths) else { return };
+        let excluded = match exclude::left_out(control, facts, &request.exclude_tablespaces).await {
+            Ok(excluded) => excluded,
+            Err(error) => return report.error("left out", &error),
+        };
+        let paths = self.host().paths_without(facts, &excluded);
+        let Some(paths) = report.take("paths", paths, describe_paths) else { return };
         match sight(control, self.clock().as_ref(), self.host(), facts, &paths).await {
             Ok(Some(seen)) => {
                 report.good("data directory", format!("it is that of the server at {}", seen.identity.reached));
@@ -131,6 +137,13 @@ impl Engine {
         {
             report.error("catalog apart", &error);
         }
+        let mounts = match self.host().mounts() {
+            Ok(mounts) => mounts,
+            Err(error) => return report.error("coverage", &error),
+        };
+        if let Err(error) = volatile::refuse(&paths, &mounts) {
+            return report.error("tablespaces", &error);
+        }
         let selection = match request.volumes.as_slice() {
             [] => VolumeSelection::Holding(paths.real()),
             named => VolumeSelection::Named(named.to_vec()),
@@ -142,8 +155,12 @@ impl Engine {
         let found = provider.preflight(request.instance.as_deref(), &selection).await;
         report.extend(found.findings);
         let (Some(instance), Some(volumes)) = (found.instance, found.volumes) else { return };
-        let covered = self.host().mounts().and_then(|mounts| cover(&paths, &volumes, &mounts).require());
+        let covered = cover(&paths, &volumes, &mounts).require();
         report.take("coverage", covered, |_| "every path of the cluster lies on a volume".into());
+        let excluded = exclude::with_volumes(excluded, &paths, &volumes, &mounts);
+        if !excluded.is_empty() {
+            report.good("left out", format!("tablespace {}: restored empty", exclude::in_words(&excluded)));
+        }
         if let Err(error) = check_borders(provider.as_ref(), self.host(), request, &paths, &volumes).await {
             report.error("borders", &error);
         }

@@ -109,7 +109,7 @@ fn nested_mounts(placed: &[Placed], paths: &PgPaths, volumes: &[Volume], mounts:
     let is_known = |mount: &Mount| {
         let mut file_systems = volumes.iter().flat_map(|volume| &volume.file_systems);
         file_systems.any(|file_system| is_mounted_as(file_system, mount))
-            || paths.iter().any(|path| mounts.of_path(&path.real) == Some(mount))
+            || paths.iter().chain(paths.left_out()).any(|path| mounts.of_path(&path.real) == Some(mount))
     };
     let on_disks = placed.iter().filter(|place| place.file_system.is_some());
     let inside = on_disks.flat_map(|place| mounts.below(&place.path.real));

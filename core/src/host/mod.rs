@@ -21,6 +21,7 @@ pub(crate) mod remove;
 pub mod sighting;
 pub mod survey;
 pub mod view;
+pub(crate) mod volatile;
 pub mod whereabouts;
 pub mod whose;
 

@@ -60,6 +60,7 @@ impl fmt::Display for PgPath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PgPaths {
     paths: Vec<PgPath>,
+    left_out: Vec<PgPath>,
 }
 
 impl PgPaths {
@@ -117,15 +118,33 @@ impl PgPaths {
             let location = if location.is_absolute() { location } else { paths[0].real.join(location) };
             paths.push(place(role, location)?);
         }
-        Ok(Self { paths })
+        Ok(Self { paths, left_out: Vec::new() })
     }
 
     /// Paths that are known already; for tests and for planning without the host.
     pub fn from_known(paths: Vec<PgPath>) -> Self {
-        Self { paths }
+        Self { paths, left_out: Vec::new() }
     }
 
-    /// All of them.
+    /// These, and besides them the places of tablespaces that a backup leaves out. `real` says where one really is, if it can be
+    /// found: nothing is asked of such a place, not even that it is there.
+    #[must_use]
+    pub fn and_left_out(mut self, tablespaces: &[Tablespace], real: impl Fn(&Path) -> Option<PathBuf>) -> Self {
+        let place = |one: &Tablespace| {
+            let named = PathBuf::from(&one.location);
+            let role = PgRole::Tablespace { name: one.name.clone(), oid: one.oid };
+            PgPath { role, real: real(&named).unwrap_or_else(|| named.clone()), named }
+        };
+        self.left_out = tablespaces.iter().map(place).collect();
+        self
+    }
+
+    /// The places of tablespaces that are left out.
+    pub fn left_out(&self) -> impl Iterator<Item = &PgPath> {
+        self.left_out.iter()
+    }
+
+    /// All of them but those that are left out.
     pub fn iter(&self) -> impl Iterator<Item = &PgPath> {
         self.paths.iter()
     }

@@ -6,6 +6,7 @@
 use super::devices::HostDescription;
 use super::{MountTable, PgPaths};
 use crate::error::Result;
+use crate::model::{ExcludedTablespace, Tablespace};
 use crate::postgres::ServerFacts;
 
 /// The host of a cluster.
@@ -48,5 +49,19 @@ impl<'a> HostView<'a> {
             Self::Here => PgPaths::resolve(facts),
             Self::Described(description) => PgPaths::described(facts, description),
         }
+    }
+
+    /// The same without some tablespaces, which may be anywhere or nowhere.
+    ///
+    /// # Errors
+    /// As [`paths`](Self::paths).
+    pub fn paths_without(&self, facts: &ServerFacts, excluded: &[ExcludedTablespace]) -> Result<PgPaths> {
+        let is_out = |one: &Tablespace| excluded.iter().any(|out| out.oid == one.oid);
+        let (out, kept): (Vec<_>, Vec<_>) = facts.tablespaces.iter().cloned().partition(is_out);
+        let paths = self.paths(&ServerFacts { tablespaces: kept, ..facts.clone() })?;
+        Ok(paths.and_left_out(&out, |named| match self {
+            Self::Here => named.canonicalize().ok(),
+            Self::Described(description) => description.real_path(named).ok(),
+        }))
     }
 }

@@ -45,6 +45,15 @@ pub struct ControlFile {
 const CHECKSUM_AT: std::ops::RangeInclusive<usize> = 256..=384;
 
 impl ControlFile {
+    /// The version of the catalogs, which PostgreSQL has in the names of directories (`PG_17_202406281`).
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn catalog_version(bytes: &[u8]) -> Result<u32> {
+        Self::parse(bytes)?;
+        number::<4>(bytes, 12).map(u32::from_ne_bytes)
+    }
+
     /// Reads the content of the file.
     ///
     /// # Errors

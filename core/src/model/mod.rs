@@ -6,6 +6,7 @@
 
 pub mod backup_info;
 pub mod control_file;
+pub mod excluded;
 pub mod label;
 pub mod literal;
 pub mod saved_config;
@@ -17,6 +18,7 @@ pub mod wal;
 
 pub use backup_info::{BackupInfo, BackupStatus, ParsedBackupInfo, Tablespace};
 pub use control_file::{ClusterState, ControlFile};
+pub use excluded::ExcludedTablespace;
 pub use label::{BackupLabel, BackupSource, TablespaceMap};
 pub use literal::Literal;
 pub use saved_config::{SavedConfig, SavedConfigRef, SavedFile};

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::excluded::ExcludedTablespace;
 use super::literal::Literal;
 use super::saved_config::{SavedConfigRef, SavedFile};
 use crate::error::{Error, ErrorKind, Result};
@@ -64,6 +65,9 @@ pub struct EngineRecord {
     /// paths, and the link may not exist, or lead elsewhere, where the backup is restored.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub real_paths: std::collections::BTreeMap<String, String>,
+    /// Tablespaces that were left out, and come back empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_tablespaces: Vec<ExcludedTablespace>,
     /// Bytes that had to be copied to make the snapshots, where the provider tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_copied: Option<u64>,
@@ -93,9 +97,15 @@ impl EngineRecord {
             saved_config: None,
             saved_files: Vec::new(),
             real_paths: Default::default(),
+            excluded_tablespaces: Vec::new(),
             bytes_copied: None,
             timings: Default::default(),
         }
+    }
+
+    /// Whether the tablespace with this oid was left out.
+    pub fn leaves_out(&self, oid: u32) -> bool {
+        self.excluded_tablespaces.iter().any(|one| one.oid == oid)
     }
 
     /// Reads the value of the key. Members that this version does not know are ignored.

@@ -234,6 +234,8 @@ pub struct BackupOptions {
     pub snapshot_instance: Option<String>,
     /// The volumes; empty: those that hold the cluster are found.
     pub snapshot_disks: Vec<String>,
+    /// Tablespaces that are left out, by name: they are restored empty.
+    pub exclude_tablespaces: Vec<String>,
     /// Whether all volumes are cut at one instant.
     pub consistency: Consistency,
     /// Ask PostgreSQL for an immediate checkpoint.
@@ -254,6 +256,7 @@ impl From<BackupOptions> for BackupRequest {
             name: options.name,
             instance: options.snapshot_instance,
             volumes: options.snapshot_disks,
+            exclude_tablespaces: options.exclude_tablespaces,
             immediate_checkpoint: options.immediate_checkpoint,
             wal: if options.wal_external { WalPolicy::External } else { WalPolicy::Catalog },
             tags: options.tags,

@@ -24,6 +24,7 @@ use super::connect;
 use super::conninfo::{ConnectOptions, ConnectParams, Environment};
 use super::control::{
     ArchiverState, BackupControl, ServerFacts, ServerIdentity, Sign, StartRequest, StartedBackup, StoppedBackup,
+    TablespaceUse,
 };
 use super::errors::{self, Loss};
 use super::statements::{self, Rows};
@@ -189,6 +190,10 @@ impl BackupControl for PostgresControl {
 
     async fn tablespaces(&mut self) -> Result<Vec<Tablespace>> {
         statements::read_tablespaces(&self.rows(statements::TABLESPACES).await?)
+    }
+
+    async fn tablespace_uses(&mut self, named: &[String]) -> Result<Vec<TablespaceUse>> {
+        statements::read_tablespace_uses(&self.rows(statements::tablespace_uses(named)?).await?)
     }
 
     async fn check_privileges(&mut self) -> Result<()> {

@@ -101,6 +101,17 @@ impl ArchiverState {
     }
 }
 
+/// What a tablespace is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TablespaceUse {
+    /// Its name.
+    pub name: String,
+    /// The databases whose default it is: their catalogs lie in it.
+    pub default_of: Vec<String>,
+    /// The databases that have something in it, where that was asked.
+    pub databases: Vec<String>,
+}
+
 /// How to start a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRequest {
@@ -155,6 +166,9 @@ pub trait BackupControl: Send + fmt::Debug {
 
     /// The tablespaces of [`facts`](Self::facts), as they are now. Cheap; asks the server.
     async fn tablespaces(&mut self) -> Result<Vec<Tablespace>>;
+
+    /// What the tablespaces of the server are for; what is in them is asked for those `named` only.
+    async fn tablespace_uses(&mut self, named: &[String]) -> Result<Vec<TablespaceUse>>;
 
     /// Says which privileges are missing for a backup, with the GRANT that would give each.
     async fn check_privileges(&mut self) -> Result<()>;

@@ -17,4 +17,5 @@ pub use client::PostgresControl;
 pub use conninfo::{ConnectOptions, ConnectParams, Environment};
 pub use control::{
     ArchiverState, BackupControl, ServerFacts, ServerIdentity, Sign, StartRequest, StartedBackup, StoppedBackup,
+    TablespaceUse,
 };

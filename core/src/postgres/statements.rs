@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::control::{ArchiverState, ServerFacts, StartRequest, StartedBackup, StoppedBackup};
+use super::control::{ArchiverState, ServerFacts, StartRequest, StartedBackup, StoppedBackup, TablespaceUse};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lsn, SegmentSize, Tablespace, Timeline};
 use crate::redact;
@@ -80,6 +80,20 @@ pub(super) fn archiver() -> String {
         "SELECT last_archived_wal, to_char(last_archived_time, {ISO}), last_failed_wal, to_char(last_failed_time, {ISO}), \
          failed_count::text, to_char(pg_conf_load_time(), {ISO}) FROM pg_stat_archiver"
     )
+}
+
+/// All tablespaces by name, the databases whose default each is, and for the `named` ones those that have something in it, which
+/// the server finds out from the directories.
+pub(super) fn tablespace_uses(named: &[String]) -> Result<String> {
+    let names = named.iter().map(|name| literal(name)).collect::<Result<Vec<_>>>()?;
+    let asked = if names.is_empty() { "false".to_owned() } else { format!("t.spcname IN ({})", names.join(", ")) };
+    Ok(format!(
+        "SELECT spcname, 'is', '' FROM pg_tablespace \
+         UNION ALL SELECT t.spcname, 'default', d.datname FROM pg_tablespace t JOIN pg_database d ON d.dattablespace = t.oid \
+         UNION ALL SELECT t.spcname, 'holds', d.datname FROM \
+         (SELECT * FROM pg_tablespace t WHERE {asked} AND pg_tablespace_location(t.oid) LIKE '/%') t \
+         CROSS JOIN LATERAL pg_tablespace_databases(t.oid) AS o(oid) JOIN pg_database d ON d.oid = o.oid ORDER BY 1, 2, 3"
+    ))
 }
 
 /// The settings that belong to the facts. `pg_settings` leaves out what the role may not read, so this never fails.
@@ -274,6 +288,21 @@ pub(super) fn read_tablespaces(rows: &Rows) -> Result<Vec<Tablespace>> {
         })
     };
     rows.iter().map(one).collect()
+}
+
+/// Reads the answer to [`tablespace_uses`].
+pub(super) fn read_tablespace_uses(rows: &Rows) -> Result<Vec<TablespaceUse>> {
+    let mut uses: BTreeMap<&str, TablespaceUse> = BTreeMap::new();
+    for row in rows {
+        let (name, what, database) = (text(row, 0)?, text(row, 1)?, text(row, 2)?.to_owned());
+        let one = uses.entry(name).or_insert_with(|| TablespaceUse { name: name.to_owned(), ..Default::default() });
+        match what {
+            "default" => one.default_of.push(database),
+            "holds" => one.databases.push(database),
+            _ => {}
+        }
+    }
+    Ok(uses.into_values().collect())
 }
 
 /// Reads the answer to [`archiver`].

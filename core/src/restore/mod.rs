@@ -15,6 +15,7 @@ pub(crate) mod claims;
 pub mod config;
 pub mod devices;
 pub mod host;
+mod left_out;
 pub mod pgdata;
 pub mod pieces;
 pub mod plan;

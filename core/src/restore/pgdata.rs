@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 
 use super::config::{AUTO, Tree, rewrite};
+use super::left_out;
 use super::plan::{Owner, RestorePlan};
 use super::settings::{Purpose, Setting, edit_auto_conf, libraries_with_workers};
 use super::unwanted::is_scratch;
@@ -42,7 +43,7 @@ pub struct Prepared {
 
 /// The modes of a data directory, and who owns what is made in it.
 #[derive(Clone, Copy, Debug)]
-struct Style {
+pub(super) struct Style {
     owner: Option<Owner>,
     directory: u32,
     file: u32,
@@ -85,9 +86,9 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
         check_system_id(&target, wanted)?;
     }
     links::refuse(&path, locations.iter().map(PathBuf::as_path))?;
-    let spaces = locations.iter().map(|location| Beneath::open(location)).collect::<Result<Vec<_>>>()?;
     let style = Style::of(&target, plan.owner)?;
-    let mut done = Prepared::default();
+    let mut done = Prepared { removed: left_out::make(plan, &target, &style)?, ..Prepared::default() };
+    let spaces = locations.iter().map(|location| Beneath::open(location)).collect::<Result<Vec<_>>>()?;
 
     for name in &plan.remove {
         done.removed += u64::from(target.remove(Path::new(name))?);
@@ -230,7 +231,7 @@ pub fn remove_any(path: &Path) -> Result<bool> {
 }
 
 /// Leaves an empty directory at `name`; a link or a file there is replaced. Returns how many entries went.
-fn empty_directory(target: &Beneath, name: &str, style: &Style) -> Result<u64> {
+pub(super) fn empty_directory(target: &Beneath, name: &str, style: &Style) -> Result<u64> {
     let mut removed = 0;
     match target.enter(Path::new(name))? {
         Some(directory) => {
@@ -246,7 +247,7 @@ fn empty_directory(target: &Beneath, name: &str, style: &Style) -> Result<u64> {
     Ok(removed)
 }
 
-fn make_directory(place: &Beneath, name: &str, style: &Style) -> Result<()> {
+pub(super) fn make_directory(place: &Beneath, name: &str, style: &Style) -> Result<()> {
     match place.make_directory(Path::new(name), style.directory)? {
         true => style.give(place, name),
         false => Ok(()),

@@ -45,14 +45,21 @@ pub(super) fn cut_pieces(
     let mut exclude_content: Vec<_> = unwanted::EMPTIED.iter().chain(&unwanted::LOGS).map(PathBuf::from).collect();
     let mut pieces = Vec::new();
     for one in placed {
-        let (ticket, subtree) = find(record, host, &one.original)
-            .ok_or_else(|| missing(record, &format!("tablespace {:?} at {}", one.name, one.original.display())))?;
+        let Some((ticket, subtree)) = find(record, host, &one.original) else {
+            if one.left_out {
+                continue;
+            }
+            return Err(missing(record, &format!("tablespace {:?} at {}", one.name, one.original.display())));
+        };
         let inner = normal(&ticket.root.join(&subtree)).strip_prefix(&real).map(Path::to_owned).ok();
         if let (Some(inner), true) = (&inner, ticket.snapshot == home.snapshot) {
-            if one.inside {
+            if one.inside && !one.left_out {
                 continue; // It comes along with the data directory.
             }
             exclude_content.push(inner.clone());
+        }
+        if one.left_out {
+            continue;
         }
         pieces.push(Piece { ticket, subtree, destination: one.location.clone(), exclude_content: Vec::new() });
     }

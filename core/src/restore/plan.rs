@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::config::ConfigPlan;
 use super::devices::{self, DeviceFacts, DevicePlan};
 use super::host::HostFacts;
+use super::left_out;
 use super::pieces::{Piece, cut_pieces};
 use super::refusals;
 use super::settings::{CLONE_NOTE, Purpose, Setting, WalSource};
@@ -271,13 +272,15 @@ pub fn plan(input: PlanInput<'_>) -> Result<RestorePlan> {
     refusals::recovery(&input)?;
     let followed = timelines::follow(&input)?;
     let recovery = RecoveryTarget { timeline: followed.timeline, ..request.recovery.clone() };
-    let placed = place(tablespaces(info), &request.tablespaces, &pgdata, &target)?;
+    let mut placed = place(tablespaces(info), &request.tablespaces, &pgdata, &target)?;
+    left_out::mark(&mut placed, record);
     refusals::places(&input, &target, &placed)?;
 
     let major = info.version.map_or(0, |version| version / 10_000);
     let wal = waldir::plan(&input, &target, &placed)?;
     let (purpose, because) = refusals::purpose(&input, &pgdata, &target)?;
-    let settings = settings(request, &recovery, purpose, info.version.unwrap_or(0))?;
+    let mut settings = settings(request, &recovery, purpose, info.version.unwrap_or(0))?;
+    left_out::settings(&mut settings, record);
     let config = config(&input, &pgdata, &target, purpose);
     let mut warnings = warnings(&input, &config, purpose, &placed);
     warnings.extend(followed.warnings);
@@ -459,6 +462,7 @@ fn warnings(input: &PlanInput<'_>, config: &ConfigPlan, purpose: Purpose, placed
             "the WAL of this backup is kept by another tool: restore_command must fetch it from there".to_owned(),
         );
     }
+    warnings.extend(left_out::warnings(record));
     for (oid, location) in unknown(record.tablespace_map.as_deref(), placed) {
         warnings.push(format!(
             "the tablespace map has {oid} at {location}, which the backup does not know: left out; it is a link that was left over, \

@@ -91,7 +91,7 @@ pub enum Outcome {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `restore`, `configuration`, `recovery`, `identity`, `amcheck`, `sql`, `shutdown`, `checksums`.
+    /// `restore`, `configuration`, `recovery`, `identity`, `amcheck`, `tablespaces` (only skipped: what was left out), `sql`, `shutdown`, `checksums`.
     pub name: String,
     /// How it came out.
     pub outcome: Outcome,

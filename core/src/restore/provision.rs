@@ -202,8 +202,9 @@ async fn carry_out(plan: &RestorePlan, tools: Tools<'_>, made: &mut Made) -> Res
         failed.map_or(Ok(()), Err)?;
     }
     tools.go_on()?;
-    if let Some(wal) = &plan.wal {
-        let place = plan.building_place(&wal.location);
+    let left_out = plan.tablespaces.iter().filter(|one| one.left_out && !one.inside).map(|one| &one.location);
+    for location in plan.wal.iter().map(|wal| &wal.location).chain(left_out) {
+        let place = plan.building_place(location);
         match make_room(&place, made)? {
             Room::Absent => made.directories.push(place),
             Room::Empty => made.filled.push(place),

@@ -159,6 +159,9 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
                 ));
         }
         if devices.attached.is_some() {
+            // On the volumes that the user has mounted nothing is emptied: the place might be that of a living server.
+            let left_out = placed.iter().filter(|one| one.left_out && !one.inside);
+            left_out.map(|one| tablespace(input, target, &place, one)).collect::<Result<()>>()?;
             return mounted(input, target, &place);
         }
     }

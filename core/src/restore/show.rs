@@ -46,6 +46,9 @@ impl fmt::Display for RestorePlan {
         if let Some(wal) = &self.wal {
             writeln!(f, "  link     pg_wal -> {}", wal.location.display())?;
         }
+        for one in self.tablespaces.iter().filter(|one| one.left_out) {
+            writeln!(f, "  empty    {}, which was left out of the backup", one.location.display())?;
+        }
         for one in &self.tablespaces {
             writeln!(f, "  link     pg_tblspc/{} ({}) -> {}", one.oid, one.name, one.location.display())?;
         }

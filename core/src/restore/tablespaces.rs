@@ -54,6 +54,9 @@ pub struct PlacedTablespace {
     pub location: PathBuf,
     /// True if that is inside the data directory, as it was before.
     pub inside: bool,
+    /// True if the backup has left it out: it is empty then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
 }
 
 /// A path without trailing slashes and `.` parts.
@@ -93,7 +96,8 @@ pub fn place(
             ([one], _) => (one.to.clone(), false),
             _ => return Err(Error::invalid(format!("tablespace {:?} is mapped twice", tablespace.name))),
         };
-        Ok(PlacedTablespace { oid: tablespace.oid, name: tablespace.name.clone(), original, location, inside })
+        let (oid, name) = (tablespace.oid, tablespace.name.clone());
+        Ok(PlacedTablespace { oid, name, original, location, inside, left_out: false })
     });
     let placed: Vec<_> = placed.collect::<Result<_>>()?;
     check_places(&placed, target)?;

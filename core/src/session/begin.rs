@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::config_files;
 use super::driver::Tools;
+use super::exclude;
 use super::journal::{Entry, Journal, Record};
 use super::owner::Owner;
 use super::plan::{SessionPlan, WalPolicy};
@@ -14,6 +15,7 @@ use super::state::SessionState;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::volatile;
 use crate::host::{HostView, PgPaths, PgRole, check_nested, cover, sight};
 use crate::id::BackupId;
 use crate::model::SavedConfigRef;
@@ -31,6 +33,8 @@ pub struct BackupRequest {
     pub instance: Option<String>,
     /// The volumes. Empty: the engine finds those that hold the cluster.
     pub volumes: Vec<String>,
+    /// Tablespaces that are left out, by name: they are restored empty.
+    pub exclude_tablespaces: Vec<String>,
     /// Ask PostgreSQL for an immediate checkpoint.
     pub immediate_checkpoint: bool,
     /// Who keeps the WAL.
@@ -66,9 +70,12 @@ pub(crate) async fn plan(
     control.check_privileges().await?;
     let facts = control.facts().await?;
     check_host(provider.as_ref(), host)?;
-    let paths = host.paths(&facts)?;
+    let excluded = exclude::left_out(control, &facts, &request.exclude_tablespaces).await?;
+    let paths = host.paths_without(&facts, &excluded)?;
     // First of all: whatever else could be said would be about another server.
     let sighting = sight(control, clock.as_ref(), host, &facts, &paths).await?;
+    let mounts = host.mounts()?;
+    volatile::refuse(&paths, &mounts)?;
     catalog.check_mounted().await?;
     catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
     check_archiving(&facts, host, request.wal)?;
@@ -81,7 +88,11 @@ pub(crate) async fn plan(
         named => VolumeSelection::Named(named.to_vec()),
     };
     let volumes = provider.volumes(&instance, &selection).await?;
-    let placed = cover(&paths, &volumes, &host.mounts()?).require()?;
+    let placed = cover(&paths, &volumes, &mounts).require()?;
+    let excluded_tablespaces = exclude::with_volumes(excluded, &paths, &volumes, &mounts);
+    if !excluded_tablespaces.is_empty() {
+        tracing::warn!("left out, and restored empty: tablespace {}", exclude::in_words(&excluded_tablespaces));
+    }
     check_borders(provider.as_ref(), host, request, &paths, &volumes).await?;
     let group = request.group.unwrap_or(true) && provider.can_group(&volumes);
     if request.group == Some(true) && !group {
@@ -114,6 +125,7 @@ pub(crate) async fn plan(
         immediate_checkpoint: request.immediate_checkpoint,
         wal: request.wal,
         tags: request.tags.clone(),
+        excluded_tablespaces,
         flush: to_flush(provider.as_ref(), host, &paths),
         config_files: BTreeMap::new(),
         saved_config,

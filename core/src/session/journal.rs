@@ -42,7 +42,7 @@ pub struct Entry {
 
 impl Entry {
     /// The highest version that is written and read. 2 has what is done to snapshots after the cut, 3 the object with the
-    /// configuration files.
+    /// configuration files, or a tablespace that is left out.
     pub const VERSION: u32 = 3;
 }
 
@@ -121,7 +121,7 @@ impl Record {
     pub fn version(&self) -> u32 {
         match self {
             // It would publish without naming them, and leave them behind when it undoes.
-            Self::Planned { plan } if plan.saved_config.is_some() => 3,
+            Self::Planned { plan } if plan.saved_config.is_some() || !plan.excluded_tablespaces.is_empty() => 3,
             Self::Planned { plan } if plan.after_cut != AfterCut::default() => 2,
             Self::Promoted { .. } | Self::Secured { .. } => 2,
             _ => 1,

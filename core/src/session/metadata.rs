@@ -91,6 +91,7 @@ fn engine_record(state: &SessionState) -> Result<EngineRecord> {
         saved_config: saved_config(state)?,
         saved_files: Vec::new(),
         real_paths: plan.real_paths.clone(),
+        excluded_tablespaces: plan.excluded_tablespaces.clone(),
         bytes_copied: state.bytes_copied,
         timings,
     })

@@ -23,6 +23,7 @@ pub(crate) mod begin;
 mod config_files;
 pub(crate) mod driver;
 mod effects;
+pub(crate) mod exclude;
 pub mod fault;
 pub mod gc;
 pub mod journal;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::owner::Owner;
 use crate::host::Sighting;
 use crate::id::{BackupId, Token};
-use crate::model::{SavedConfig, SavedConfigRef};
+use crate::model::{ExcludedTablespace, SavedConfig, SavedConfigRef};
 use crate::postgres::ServerFacts;
 use crate::provider::{AfterCut, CreateRequest, Instance, Volume, VolumeSnapshot};
 
@@ -73,6 +73,9 @@ pub struct SessionPlan {
     /// Paths that PostgreSQL names by way of a link, and where they really are.
     #[serde(default)]
     pub real_paths: BTreeMap<String, String>,
+    /// Tablespaces that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_tablespaces: Vec<ExcludedTablespace>,
     /// Directories of the cluster whose file systems are to be flushed before the cut. Not stored: who adopts a session does not
     /// start the backup again.
     #[serde(skip)]

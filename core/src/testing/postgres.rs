@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Lsn, SegmentSize, Tablespace, Timeline};
 use crate::postgres::{
     ArchiverState, BackupControl, ServerFacts, ServerIdentity, Sign, StartRequest, StartedBackup, StoppedBackup,
+    TablespaceUse,
 };
 
 /// The file that shows the data directory, in it.
@@ -177,6 +178,11 @@ impl BackupControl for Connection {
 
     async fn tablespaces(&mut self) -> Result<Vec<Tablespace>> {
         Ok(self.use_it()?.tablespaces_now())
+    }
+
+    async fn tablespace_uses(&mut self, _named: &[String]) -> Result<Vec<TablespaceUse>> {
+        let of = |one: &Tablespace| TablespaceUse { name: one.name.clone(), ..TablespaceUse::default() };
+        Ok(self.use_it()?.facts.tablespaces.iter().map(of).collect())
     }
 
     async fn check_privileges(&mut self) -> Result<()> {

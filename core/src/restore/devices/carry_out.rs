@@ -15,6 +15,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::super::host::system_id;
+use super::super::left_out;
 use super::super::pgdata::{self, Prepared};
 use super::super::plan::RestorePlan;
 use super::super::provision::{RestoreEvent, Restored, Tools, blocking, millis};
@@ -85,6 +86,13 @@ async fn carry_out(plan: &RestorePlan, devices: &DevicePlan, tools: Tools<'_>, m
         (tools.progress)(RestoreEvent::Mounted { device, mount_point });
     }
     tools.go_on()?;
+    for one in plan.tablespaces.iter().filter(|one| one.left_out && !one.inside) {
+        // On a volume that came along it is there already.
+        if std::fs::symlink_metadata(&one.location).is_err() {
+            let at = one.location.clone();
+            made.devices.directories.extend(blocking(move || make_mount_point(&at)).await?);
+        }
+    }
     let (copy, wanted) = (plan.clone(), devices.system_id.clone());
     let prepared = blocking(move || {
         check_system_id(&copy, wanted.as_deref())?;
@@ -223,6 +231,7 @@ async fn undo(error: Error, plan: &RestorePlan, devices: &DevicePlan, made: &Mad
     if devices.mounts.is_empty() {
         return error.with_context("left", "the volumes are mounted; if files were changed already, make them anew");
     }
+    left_out::unmake(plan);
     let mut left = take_back(&made.volumes, &made.devices, &plan.token, tools).await;
     if made.unknown {
         left.push(format!("perhaps volumes with the token {}, whose making got no reply", plan.token));

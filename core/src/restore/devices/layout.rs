@@ -136,7 +136,7 @@ fn wanted<'a>(
         None => Err(missing(sources, &what, original)),
     };
     let mut all = vec![find("the data directory".into(), None, pgdata, target)?];
-    for one in placed {
+    for one in placed.iter().filter(|one| !one.left_out) {
         all.push(find(format!("tablespace {:?}", one.name), Some(&one.name), &one.original, &one.location)?);
     }
     let taken = |source: &Source, all: &[Wanted<'_>]| all.iter().any(|one| sources[one.source].is_same(source));
@@ -216,7 +216,8 @@ fn mount_point(source: &Source, wanted: &Wanted<'_>) -> Result<PathBuf> {
 /// As [`plan`](super::super::plan::plan).
 pub fn look_at(info: &BackupInfo, record: &EngineRecord, request: &RestoreRequest) -> Result<Vec<PathBuf>> {
     let (pgdata, target) = (refusals::pgdata(info)?, normal(&request.target));
-    let placed = place(info.tablespaces.as_deref().unwrap_or_default(), &request.tablespaces, &pgdata, &target)?;
+    let mut placed = place(info.tablespaces.as_deref().unwrap_or_default(), &request.tablespaces, &pgdata, &target)?;
+    placed.retain(|one| !record.leaves_out(one.oid));
     let sources = sources(record);
     let mut paths = Vec::new();
     let homes = std::iter::once((pgdata, target)).chain(placed.into_iter().map(|one| (one.original, one.location)));
@@ -250,6 +251,9 @@ pub fn throw_away(info: &BackupInfo, record: &EngineRecord, home: &Path) -> Resu
     let outside =
         info.tablespaces.iter().flatten().filter(|one| !normal(Path::new(&one.location)).starts_with(&pgdata));
     let mappings = outside.map(|one| {
+        if record.leaves_out(one.oid) {
+            return Ok(TablespaceMapping { from: one.name.clone(), to: home.join(format!("left-out-{}", one.oid)) });
+        }
         let to = at(&format!("tablespace {:?}", one.name), Path::new(&one.location))?;
         Ok(TablespaceMapping { from: one.name.clone(), to })
     });

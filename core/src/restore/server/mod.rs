@@ -15,6 +15,7 @@ mod contain;
 mod isolation;
 mod query;
 
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -294,6 +295,21 @@ impl PrivateServer {
         lines[lines.len().saturating_sub(20)..].to_vec()
     }
 
+    /// The lines of its log that `wanted` takes.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn log_lines(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let fail = |error| Error::io("read", self.spec.work.join("server.log"), error);
+        let lines = BufReader::new(FromStart { file: &self.files.log, at: 0 }).split(b'\n');
+        let mut found = Vec::new();
+        for line in lines {
+            let line = String::from_utf8_lossy(&line.map_err(fail)?).into_owned();
+            found.extend(Some(line).filter(|line| wanted(line)));
+        }
+        Ok(found)
+    }
+
     fn failure(&self, message: String) -> Error {
         let tail = self.log_tail();
         // The line that ended it says more than the last one, which is only "database system is shut down".
@@ -307,6 +323,20 @@ impl PrivateServer {
         if let Some(Err(error)) = pid.map(|pid| rustix::process::kill_process(pid, signal)) {
             tracing::debug!(%error, "the restored server is gone already");
         }
+    }
+}
+
+/// Reads a file whose handle others write through, without moving it.
+struct FromStart<'a> {
+    file: &'a std::fs::File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

@@ -8,6 +8,7 @@
 //! What runs even so are the functions of an operator class that a database has defined for its indexes: an index cannot be read
 //! without them. `docs/security.md` says so.
 
+use super::left_out;
 use super::run::{Run, Verdict, brief};
 use crate::error::{Error, Result};
 use crate::restore::server::PrivateServer;
@@ -15,7 +16,8 @@ use crate::restore::server::PrivateServer;
 /// The first version that has the program.
 pub(super) const SINCE: u32 = 14;
 
-pub(super) async fn check(run: &Run<'_>, server: &PrivateServer) -> Result<Verdict> {
+/// `whole` becomes the databases that are not looked at because of what the backup has left out.
+pub(super) async fn check(run: &Run<'_>, server: &PrivateServer, whole: &mut Vec<String>) -> Result<Verdict> {
     if !run.input.options.amcheck {
         return Ok(Verdict::NotMade("switched off".to_owned()));
     }
@@ -27,6 +29,9 @@ pub(super) async fn check(run: &Run<'_>, server: &PrivateServer) -> Result<Verdi
     let unfinished = prepare(run, server).await?;
     let pattern = |name: &String| format!("--exclude-database=\"{}\"", name.replace('"', "\"\""));
     arguments.extend(unfinished.iter().map(pattern));
+    let (options, not_looked_at) = left_out::amcheck_options(server, &run.input.record.excluded_tablespaces).await?;
+    arguments.extend(options);
+    *whole = not_looked_at;
     let (good, output) = server.client("pg_amcheck", &arguments).await?;
     Ok(match (good, unfinished.as_slice()) {
         (false, _) => Verdict::Bad(brief(&output)),

@@ -20,6 +20,7 @@
 //! cancelled. What went wrong with the backup itself is a [`Proof`] that has not passed.
 
 mod amcheck;
+mod left_out;
 mod run;
 mod strays;
 
@@ -288,7 +289,7 @@ fn request(input: &VerifyInput<'_>, work: &mut Workplace, home: &Path, wal: WalS
     let mut request = RestoreRequest::new(home.join("data"), wal, input.token.clone());
     match input.devices {
         Some(_) => (request.target, request.tablespaces) = throw_away(input.info, input.record, home)?,
-        None => request.tablespaces = tablespaces_beside(input, work)?,
+        None => request.tablespaces = tablespaces_beside(input, work, home)?,
     }
     request.recovery = match input.options.depth {
         // Only the WAL of the backup is there, and its end is the target. PostgreSQL would look for consistency in the record
@@ -310,11 +311,14 @@ fn request(input: &VerifyInput<'_>, work: &mut Workplace, home: &Path, wal: WalS
 }
 
 /// Each tablespace in a throw-away place on its own file system.
-fn tablespaces_beside(input: &VerifyInput<'_>, work: &mut Workplace) -> Result<Vec<TablespaceMapping>> {
+fn tablespaces_beside(input: &VerifyInput<'_>, work: &mut Workplace, home: &Path) -> Result<Vec<TablespaceMapping>> {
     let pgdata = input.info.pgdata.clone().unwrap_or_default();
     let outside = input.info.tablespaces.iter().flatten().filter(|one| !Path::new(&one.location).starts_with(&pgdata));
     let beside = outside.map(|one| {
-        let place = work.near(input.record, Path::new(&one.location))?;
+        let place = match input.record.leaves_out(one.oid) {
+            true => home.to_owned(),
+            false => work.near(input.record, Path::new(&one.location))?,
+        };
         Ok(TablespaceMapping { from: one.name.clone(), to: place.join(format!("tablespace-{}", one.oid)) })
     });
     beside.collect()

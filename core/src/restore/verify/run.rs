@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{VerifyDepth, VerifyInput, fetches_itself};
-use super::{amcheck, strays};
+use super::{amcheck, left_out, strays};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, Timeline};
 use crate::redact;
+use crate::restore::left_out::pages_of_others;
 use crate::restore::plan::{ArchiveFacts, Owner, RestorePlan};
 use crate::restore::proof::{Check, Outcome, Proof, ROWS_KEPT, Reached, SqlCheck, SqlResult};
 use crate::restore::provision::{RestoreEvent, Restored, Tools, blocking, millis, provision};
@@ -55,9 +56,10 @@ impl Run<'_> {
         self.proof.contained = Some(server.is_contained());
         let go_on = || self.tools.go_on();
         let open = server.wait_until_open(self.input.options.recovery_limit, self.tools.clock, &go_on).await;
-        let open = open
-            .map(|()| Verdict::Good("the server has reached consistency and opened".to_owned()))
-            .or_else(|error| self.about_wal(error));
+        let open = match open {
+            Ok(()) => self.passed_over(&server),
+            Err(error) => self.about_wal(error),
+        };
         let worked = match self.end("recovery", at, open) {
             Ok(true) => self.examine(&mut server).await,
             other => other.map(|_| ()),
@@ -79,6 +81,22 @@ impl Run<'_> {
         let said = format!("{} pieces, {} files removed", restored.volumes.len(), restored.prepared.removed);
         *self.restored = Some(restored);
         Ok(Verdict::Good(said))
+    }
+
+    /// Recovery may pass over missing pages of tablespaces that were left out, and of nothing else.
+    fn passed_over(&self, server: &PrivateServer) -> Result<Verdict> {
+        let oids: Vec<u32> = self.input.record.excluded_tablespaces.iter().map(|one| one.oid).collect();
+        let lines = match oids.as_slice() {
+            [] => Vec::new(),
+            _ => server.log_lines(|line| line.contains(" of relation "))?,
+        };
+        Ok(match pages_of_others(&lines, &oids).as_slice() {
+            [] => Verdict::Good("the server has reached consistency and opened".to_owned()),
+            some => Verdict::Bad(format!(
+                "the WAL refers to pages that the restored files do not have: {}",
+                brief(&some.join("\n"))
+            )),
+        })
     }
 
     /// PostgreSQL does not name the WAL that it could not read, only that it ended too early.
@@ -189,8 +207,14 @@ impl Run<'_> {
 
         amcheck::possible(self, server).await?;
         let at = self.begin("amcheck")?;
-        let amcheck = amcheck::check(self, server).await;
+        let mut whole = Vec::new();
+        let amcheck = amcheck::check(self, server, &mut whole).await;
         self.end("amcheck", at, amcheck)?;
+        let excluded = &self.input.record.excluded_tablespaces;
+        if !excluded.is_empty() {
+            let at = self.begin("tablespaces")?;
+            self.end("tablespaces", at, Ok(Verdict::NotMade(left_out::in_words(excluded, &whole))))?;
+        }
 
         for check in &self.input.options.sql {
             let at = self.begin("sql")?;
