@@ -255,8 +255,8 @@ bs_status bs_verify(const bs_engine *engine,
 // bs_session_next_step until there is no next step.
 //
 // `connection` is a libpq connection string or URI, the name of a database, or NULL for what the PG* variables say.
-// `options` is NULL or a JSON object with any of: name, snapshot_instance, snapshot_disks, immediate_checkpoint,
-// wal_external, tags. `progress` may be NULL; it and `user_data` must stay valid until the session is freed.
+// `options` is NULL or a JSON object with any of: name, snapshot_instance, snapshot_disks, exclude_tablespaces,
+// immediate_checkpoint, wal_external, tags. `progress` may be NULL; it and `user_data` must stay valid until the session is freed.
 bs_status bs_backup_begin(const bs_engine *engine,
                           const char *connection,
                           const char *options,

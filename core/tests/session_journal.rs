@@ -18,6 +18,7 @@ const UNDONE: &str = include_str!("fixtures/journal/undone.jsonl");
 const AFTER_CUT: &str = include_str!("fixtures/journal/after_cut.jsonl");
 const SAVED_CONFIG: &str = include_str!("fixtures/journal/saved_config.jsonl");
 const OBJECT: &[u8] = include_bytes!("fixtures/saved_config/version_1.json");
+const EXCLUDED: &str = include_str!("fixtures/journal/excluded.jsonl");
 
 fn entries(golden: &str) -> Vec<Entry> {
     golden.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -49,7 +50,7 @@ async fn stored(golden: &str) -> (Journal, ObjectSpace, Layout, BackupId) {
 
 #[test]
 fn nothing_is_lost_when_it_is_read_and_written_again() {
-    for line in [PUBLISHED, UNDONE, AFTER_CUT, SAVED_CONFIG].into_iter().flat_map(str::lines) {
+    for line in [PUBLISHED, UNDONE, AFTER_CUT, SAVED_CONFIG, EXCLUDED].into_iter().flat_map(str::lines) {
         let golden: Value = serde_json::from_str(line).unwrap();
         let entry: Entry = serde_json::from_str(line).unwrap();
         assert_eq!(entry.version, entry.record.version(), "the lowest that has all of it");
@@ -101,6 +102,14 @@ fn a_session_of_version_3_names_the_object_with_the_configuration_files() {
     assert_eq!(odd.path.as_os_str().as_bytes(), b"/etc/postgresql/17/main/conf.d/\xe9.conf");
     assert_eq!((odd.mode, &*odd.content), (0o600, &b"work_mem = 5MB\n"[..]));
     assert_eq!(config.encode().unwrap(), OBJECT);
+}
+
+#[test]
+fn a_session_of_version_3_says_what_is_left_out() {
+    let state = SessionState::replay(&entries(EXCLUDED)).unwrap();
+    assert_eq!((state.phase, entries(EXCLUDED)[0].version), (Phase::Published, 3));
+    assert_eq!(state.plan.excluded_tablespaces[0].name, "scratch");
+    assert!(SessionState::replay(&entries(PUBLISHED)).unwrap().plan.excluded_tablespaces.is_empty(), "absent before");
 }
 
 #[tokio::test]

@@ -358,6 +358,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_a_list_of_names() {
+        let options: BackupOptions = from_json(Some(r#"{"exclude_tablespaces": ["it's"]}"#)).unwrap();
+        assert_eq!(BackupRequest::from(options).exclude_tablespaces, ["it's"]);
+    }
+
+    #[test]
     fn an_option_of_the_wrong_type_is_refused() {
         let error = from_json::<EngineOptions>(Some(r#"{"aws_region": "x", "wal_timeout_ms": "soon"}"#)).unwrap_err();
         assert!(error.message().contains("wal_timeout_ms"), "{}", error.chain());
