@@ -22,6 +22,7 @@
 mod amcheck;
 mod left_out;
 mod run;
+mod shortage;
 mod strays;
 
 use std::path::{Path, PathBuf};

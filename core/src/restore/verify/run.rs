@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{VerifyDepth, VerifyInput, fetches_itself};
-use super::{amcheck, left_out, strays};
+use super::{amcheck, left_out, shortage, strays};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Segment, SegmentSize, Timeline};
 use crate::redact;
@@ -40,6 +40,20 @@ pub(super) enum Verdict {
 impl Run<'_> {
     /// All checks in their order. Only a cancellation and what has nothing to do with the backup is an error.
     pub(super) async fn run(mut self) -> Result<()> {
+        self.steps().await?;
+        if !self.has_failed() {
+            return Ok(());
+        }
+        let tablespaces = self.plan.tablespaces.iter().map(|one| one.location.as_path());
+        let places = [self.home.as_path(), &self.plan.target].into_iter().chain(tablespaces);
+        shortage::of_room(places).map_or(Ok(()), Err)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.proof.checks.iter().any(|check| check.outcome == Outcome::Failed)
+    }
+
+    async fn steps(&mut self) -> Result<()> {
         let at = self.begin("restore")?;
         let restored = self.restore().await;
         if !self.end("restore", at, restored)? {
@@ -64,12 +78,19 @@ impl Run<'_> {
             Ok(true) => self.examine(&mut server).await,
             other => other.map(|_| ()),
         };
-        if !self.proof.checks.iter().all(|check| check.outcome != Outcome::Failed) {
+        let failed = self.has_failed();
+        let mut short = None;
+        if failed {
             self.proof.log = server.log_tail().iter().map(|line| redact::text(line).into_owned()).collect();
+        }
+        // To the end of the WAL is proven only where none was taken for missing because it could not be written.
+        if failed || self.input.options.depth == VerifyDepth::EndOfWal {
+            short =
+                server.log_lines(shortage::is_told).unwrap_or_default().iter().find_map(|line| shortage::error(line));
         }
         // Whatever happened, nothing runs any more when the directories are removed.
         server.kill(self.tools.clock).await;
-        worked
+        short.map_or(worked, Err)
     }
 
     async fn restore(&mut self) -> Result<Verdict> {
@@ -312,8 +333,10 @@ impl Run<'_> {
     fn end(&mut self, name: &str, began: Duration, verdict: Result<Verdict>) -> Result<bool> {
         let (outcome, detail) = match verdict {
             Ok(Verdict::Good(detail)) => (Outcome::Passed, detail),
-            Ok(Verdict::Bad(detail)) if detail.contains(NO_SPACE) => return Err(out_of_space()),
-            Ok(Verdict::Bad(detail)) => (Outcome::Failed, detail),
+            Ok(Verdict::Bad(detail)) => match shortage::error(&detail) {
+                Some(short) => return Err(short),
+                None => (Outcome::Failed, detail),
+            },
             Ok(Verdict::NotMade(reason)) => (Outcome::Skipped, reason),
             Err(error)
                 if matches!(
@@ -327,11 +350,11 @@ impl Run<'_> {
             {
                 return Err(error);
             }
-            // Of PostgreSQL's, in its log or in the words of a tool. It says nothing about the backup.
-            Err(error) if error.chain().contains(NO_SPACE) => {
-                return Err(out_of_space().with_source(error));
-            }
-            Err(error) => (Outcome::Failed, error.chain()),
+            // Of PostgreSQL's, in its log or in the words of a tool.
+            Err(error) => match shortage::error(&error.chain()) {
+                Some(short) => return Err(short.with_source(error)),
+                None => (Outcome::Failed, error.chain()),
+            },
         };
         let duration_ms = millis(self.tools.clock.monotonic().saturating_sub(began));
         let detail = redact::text(&detail).into_owned();
@@ -348,16 +371,8 @@ const IDENTITY: &str = "SELECT (SELECT system_identifier FROM pg_control_system(
      pg_last_xact_replay_timestamp(), (SELECT count(*) FROM pg_database WHERE datallowconn), \
      (SELECT sum(pg_database_size(oid)) FROM pg_database)";
 
-/// The message of ENOSPC, which PostgreSQL prints with `%m`; its messages are in English here.
-const NO_SPACE: &str = "No space left on device";
-
 fn lacks(archive: &ArchiveFacts, segment: &Segment) -> bool {
     archive.segments.as_ref().is_some_and(|have| !have.contains(&segment.to_string()))
-}
-
-fn out_of_space() -> Error {
-    Error::new(ErrorKind::Exhausted, "the verification has run out of space")
-        .with_hint("make room, or name a larger place with --work-dir")
 }
 
 /// The first lines of what a program said.
