@@ -14,7 +14,7 @@ use barman_snap_tests::load::{Load, fill};
 use barman_snap_tests::pg::{Cluster, Installation};
 use barman_snap_tests::site::{SERVER, checked_pages, wait_until_promoted, wait_until_quiet};
 use barman_snap_tests::wait::pass;
-use barman_snap_tests::{checkout, checks, need, own_dev};
+use barman_snap_tests::{checkout, checks, need, own_dev, user};
 use serde_json::{Value, json};
 
 /// Both disks by their names, as the stock tool wants them.
@@ -355,4 +355,54 @@ fn not_used_here(cloud: Cloud) -> Vec<&'static str> {
         ],
     };
     groups.concat()
+}
+
+/// Of two tablespaces that are left out one has a disk to itself, which is neither cut nor made again; the other comes along on the
+/// disk of the data, and is emptied on the new volume.
+#[test]
+fn tablespaces_that_are_left_out_need_no_disk_and_come_back_empty() {
+    own_dev!();
+    let installation = need!(Installation::of(17));
+    let site = need!(CloudSite::plan(Cloud::Gcp, &installation).start());
+    let shared = site.place().join(DATA_DISK).join("shared");
+    user::make_dir(&shared);
+    site.cluster.sql(&format!("CREATE TABLESPACE shared LOCATION '{}'", shared.display()));
+    for (table, tablespace) in [("kept", "pg_default"), ("lost", TABLESPACE), ("along", "shared")] {
+        site.cluster
+            .sql(&format!("CREATE TABLE {table} TABLESPACE {tablespace} AS SELECT generate_series(1, 1000) AS i"));
+    }
+    let out = ["--exclude-tablespace", TABLESPACE, "--exclude-tablespace", "shared"];
+    site.ok_in_cloud("check", &out);
+    let id = site.backup(&out);
+    assert_eq!(site.snapshots().len(), 1, "{:?}", site.snapshots());
+    for table in ["kept", "lost", "along"] {
+        site.cluster.sql(&format!("INSERT INTO {table} VALUES (1001)"));
+    }
+    site.cluster.archive_wal();
+    let bin = installation.bin().display().to_string();
+    let options = ["--snapshot-recovery-instance", INSTANCE, "--pg-bin-dir", &bin, "--format", "json"];
+    let proof = parsed(&site.mounting("verify", &[&[id.as_str()], options.as_slice()].concat()));
+    assert_eq!(proof["passed"], true, "{proof:#}");
+
+    let new = site.place().join("new");
+    let [data, _] = CloudSite::places(&new);
+    let places = [(TABLESPACE, new.join("far/away")), ("shared", new.join(DATA_DISK).join("shared"))];
+    let mapping = places.clone().map(|(name, place)| format!("{name}:{}", place.display()));
+    let options = ["--clone", "--tablespace", &mapping[0], "--tablespace", &mapping[1]];
+    let target = data.display().to_string();
+    let mount = ["--snapshot-recovery-instance", INSTANCE, "--format", "json"];
+    let restored = parsed(&site.mounting("restore", &[&[id.as_str(), &target], &options[..], &mount].concat()));
+    assert_eq!(restored["volumes"].as_array().map(Vec::len), Some(1), "{restored}");
+    let cluster = site.adopt(&data);
+    cluster.start();
+    wait_until_promoted(&cluster);
+    assert_eq!(cluster.sql("SELECT count(*) FROM kept"), "1001");
+    for (table, (_, place)) in ["lost", "along"].iter().zip(&places) {
+        assert!(place.is_dir());
+        assert_ne!(cluster.sql(&format!("SELECT count(*) FROM {table}")), "1001", "not what came along");
+        cluster.sql(&format!("TRUNCATE {table}; INSERT INTO {table} VALUES (1)"));
+    }
+    drop(cluster);
+    assert_eq!(site.cluster.sql("SELECT count(*) FROM along"), "1001");
+    is_deleted(&site, &id);
 }

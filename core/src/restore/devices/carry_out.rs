@@ -42,6 +42,8 @@ pub struct Devices {
 struct Made {
     volumes: Vec<RestoredVolume>,
     devices: Devices,
+    /// Directories for tablespaces that were left out, outer ones first. They are not empty once all is done.
+    left_out: Vec<PathBuf>,
     /// There may be volumes that nobody could look for.
     unknown: bool,
 }
@@ -54,7 +56,7 @@ pub(in crate::restore) async fn provision(
 ) -> Result<Restored> {
     let started = tools.clock.monotonic();
     let nothing = Devices { instance: devices.instance.clone(), mounts: Vec::new(), directories: Vec::new() };
-    let mut made = Made { volumes: Vec::new(), devices: nothing, unknown: false };
+    let mut made = Made { volumes: Vec::new(), devices: nothing, left_out: Vec::new(), unknown: false };
     match carry_out(plan, devices, tools, &mut made).await {
         Ok(prepared) => Ok(Restored {
             chosen: plan.chosen.clone(),
@@ -90,7 +92,7 @@ async fn carry_out(plan: &RestorePlan, devices: &DevicePlan, tools: Tools<'_>, m
         // On a volume that came along it is there already.
         if std::fs::symlink_metadata(&one.location).is_err() {
             let at = one.location.clone();
-            made.devices.directories.extend(blocking(move || make_mount_point(&at)).await?);
+            made.left_out.extend(blocking(move || make_mount_point(&at)).await?);
         }
     }
     let (copy, wanted) = (plan.clone(), devices.system_id.clone());
@@ -232,6 +234,8 @@ async fn undo(error: Error, plan: &RestorePlan, devices: &DevicePlan, made: &Mad
         return error.with_context("left", "the volumes are mounted; if files were changed already, make them anew");
     }
     left_out::unmake(plan);
+    // Those on a new volume go with it.
+    remove_empty(&made.left_out);
     let mut left = take_back(&made.volumes, &made.devices, &plan.token, tools).await;
     if made.unknown {
         left.push(format!("perhaps volumes with the token {}, whose making got no reply", plan.token));
