@@ -161,3 +161,17 @@ def test_help_reads_well(python: Path) -> None:
         for member in vars(value) if isinstance(value, type) else ():
             if not member.startswith("_") and callable(getattr(value, member)):
                 assert getattr(value, member).__doc__, f"{name}.{member} says nothing of itself"
+
+
+def test_a_tablespace_can_be_left_out(place: Path, postgres: Server) -> None:
+    location = place / "scratch"
+    as_server_user("mkdir", location)
+    postgres.sql(f"CREATE TABLESPACE scratch LOCATION '{location}'")
+    engine = Engine(place / "catalog", "pg1", wal_timeout=timedelta(seconds=30))
+    report = engine.check(postgres.dsn, exclude_tablespaces=["scartch"])
+    assert [line.name for line in report.failures if "scartch" in line.detail] == ["left out"]
+    assert all(line.name != "left out" for line in engine.check(postgres.dsn, exclude_tablespaces=["scratch"]).failures)
+    backup = engine.backup(postgres.dsn, immediate_checkpoint=True, exclude_tablespaces=["scratch"]).run()
+    assert len(backup.snapshots) == 1
+    with pytest.raises(barman_snap.InvalidInputError, match="scartch"):
+        engine.backup(postgres.dsn, exclude_tablespaces=["scartch"]).run()
