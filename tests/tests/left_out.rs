@@ -15,19 +15,27 @@ use barman_snap_tests::user;
 
 /// Memory, mounted as a file system of this kind; gone when this is dropped.
 struct Memory {
-    place: Scratch,
+    place: PathBuf,
+    // Removed after it is unmounted.
+    scratch: Option<Scratch>,
 }
 
 impl Memory {
     fn new(kind: &str) -> Self {
-        let place = Scratch::new();
-        run(Command::new("mount").args(["-t", kind, "none"]).arg(place.path()));
-        user::give(place.path());
-        Self { place }
+        let scratch = Scratch::new();
+        let mut made = Self::at(scratch.path(), kind);
+        made.scratch = Some(scratch);
+        made
+    }
+
+    fn at(place: &Path, kind: &str) -> Self {
+        run(Command::new("mount").args(["-t", kind, "none"]).arg(place));
+        user::give(place);
+        Self { place: place.to_owned(), scratch: None }
     }
 
     fn dir(&self, name: &str) -> PathBuf {
-        let path = self.place.path().join(name);
+        let path = self.place.join(name);
         user::make_dir(&path);
         path
     }
@@ -35,7 +43,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.place.path()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.place).status();
+        self.scratch.take();
     }
 }
 
@@ -152,6 +161,8 @@ fn left_out_on(version: u32, kind: Kind, checksums: bool) {
     assert_eq!(record[1]["volume"].is_string(), kind == Kind::Btrfs, "{record}");
 
     original.sql("INSERT INTO kept_rows VALUES (1001)");
+    // Copied directory by directory, of which one is not there when it is replayed.
+    original.sql("CREATE DATABASE copied TEMPLATE other STRATEGY file_copy");
     for (prefix, tablespace) in [("a", "ram"), ("b", ODD)] {
         touch(original, prefix, tablespace);
     }
@@ -199,7 +210,9 @@ fn left_out_on(version: u32, kind: Kind, checksums: bool) {
         ));
     }
     clone.sql(&format!("DROP TABLESPACE {}", identifier(ODD)));
-    clone.sql_in("other", "DROP TABLE there");
+    for database in ["other", "copied"] {
+        clone.sql_in(database, "DROP TABLE there");
+    }
     clone.sql("DROP TABLESPACE ram");
     // Only this recovery was lenient.
     let auto = std::fs::read_to_string(clone.data().join("postgresql.auto.conf")).expect("it is there");
@@ -302,4 +315,32 @@ fn a_page_that_is_missing_elsewhere_is_not_passed_over_by_verify() {
     let ran = site.run("verify", &[&id, "--all-wal", "--pg-bin-dir", &bin]);
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(!ran.success() && said.contains(&format!("of relation {file} does not exist")), "{said}");
+}
+
+#[test]
+fn one_that_is_mounted_inside_the_data_directory_is_left_out_and_made_there() {
+    let site = need!(Site::plan(&need!(Installation::of(17)), Kind::XfsReflink).on_one_volume().start());
+    let ram = site.cluster.data().join("ram");
+    user::make_dir(&ram);
+    let memory = Memory::at(&ram, "tmpfs");
+    create(&site.cluster, "ram", &memory.dir("ts"));
+    site.cluster.sql("CREATE TABLE t TABLESPACE ram AS SELECT generate_series(1, 1000) AS i");
+    assert!(site.run("backup", &[]).stderr.contains("--exclude-tablespace ram"));
+    let id = site.backup(&["--exclude-tablespace", "ram"]);
+    site.cluster.sql("INSERT INTO t VALUES (1)");
+    site.cluster.archive_wal();
+    let bin = site.cluster.installation().bin().display().to_string();
+    let proof = site.json("verify", &[&id, "--all-wal", "--pg-bin-dir", &bin]);
+    assert_eq!(proof["passed"], true, "{proof:#}");
+    let clone = site.restore(&id, "clone", &["--clone"]);
+    wait_until_promoted(&clone);
+    let place = clone.data().join("ram/ts");
+    assert_eq!(
+        clone.sql("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'ram'"),
+        place.display().to_string()
+    );
+    clone.sql("TRUNCATE t; INSERT INTO t VALUES (1); CHECKPOINT");
+    clone.stop(Stop::Fast);
+    assert_eq!(site.cluster.sql("SELECT count(*) FROM t"), "1001");
+    site.cluster.stop(Stop::Fast);
 }

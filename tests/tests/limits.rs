@@ -241,6 +241,15 @@ fn a_restore_that_runs_out_of_files_at_any_step_leaves_nothing() {
     wait_until_promoted(&clone);
     assert_eq!(clone.sql("SELECT count(*) FROM t"), "1000");
     clone.stop(Stop::Fast);
+    // In place: what is there stays until all that is new is complete.
+    small.leave_files(needed / 2);
+    let ran = site.run("restore", &[&id, &path, "--in-place"]);
+    says_that_space_is_short(&ran, "in place");
+    assert_eq!(small.rest(), ["data"], "{}", ran.stderr);
+    small.make_room();
+    clone.start();
+    assert_eq!(clone.sql("SELECT count(*) FROM t"), "1000");
+    clone.stop(Stop::Fast);
 }
 
 #[test]
