@@ -159,6 +159,11 @@ class Ebs:
         for snapshot, taken in zip(snapshots, life.take(self.store, disks, self.settings, late=False), strict=True):
             self.snapshots[snapshot.id] = taken
 
+    def shows(self, snapshot_id: str) -> bool:
+        """Whether lists show a snapshot yet."""
+        snapshot = self.snapshots.get(snapshot_id)
+        return snapshot is None or time.time() >= snapshot.requested + self.settings.lag_ms / 1000
+
     def drop(self, snapshot_id: str) -> None:
         """A snapshot was deleted."""
         self.locks.forget(snapshot_id)
@@ -283,6 +288,8 @@ def responses(ebs: Ebs) -> type[EC2Response]:
             if owners := self._get_param("OwnerIds", []):
                 accounts = {self.current_account if owner == "self" else owner for owner in owners}
                 found = [snapshot for snapshot in found if snapshot.owner_id in accounts]
+            if not ids:
+                found = [snapshot for snapshot in found if ebs.shows(snapshot.id)]
             shown, token = page(found, limit, self._get_param("NextToken"))
             return ActionResult({"Snapshots": [ebs.described(snapshot) for snapshot in shown], "NextToken": token})
 

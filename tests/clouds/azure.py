@@ -248,7 +248,7 @@ class Arm(Api):
         if kind == "throttle":
             message = f"Number of requests for subscription '{SUBSCRIPTION}' exceeded the limit. Please try again later."
             error = Refused(429, "SubscriptionRequestsThrottled", message)
-            return Response.of(error.body(), 429, {"Retry-After": str(int(seconds))}, error.code)
+            return Response.of(error.body(), 429, {"Retry-After": str(int(seconds))} if seconds else {}, error.code)
         if kind == "denied":
             error = denied(subject.action, subject.resource)
         else:
@@ -285,6 +285,9 @@ class Arm(Api):
             raise Refused(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
         first = int(request.query.get("$skiptoken", 0))
         found = self.compute.all(kind, group)
+        if kind == "snapshots":
+            lag = self.cloud.settings.lag_ms / 1000
+            found = [each for each in found if time.time() >= each.made.requested + lag]
         length = int(self.cloud.settings.more.get("page", PAGE))
         value = [loud(each.show(), each.group) for each in found[first : first + length]]
         page: dict[str, Any] = {"value": value}

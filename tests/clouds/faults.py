@@ -1,7 +1,7 @@
 """What goes wrong on purpose, what was called, and how long things take. All of it is set by the tests while they run.
 
-Invariant: a fault of kind `throttle`, `fail`, `denied` or `hang` has no effect on the cloud; `lost_reply` and `delay`
-have the whole effect.
+Invariant: a fault of kind `throttle`, `fail`, `denied` or `hang` has no effect on the cloud; `lost_reply`, `delay` and
+`late` have the whole effect.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-KINDS = ("throttle", "fail", "hang", "lost_reply", "denied", "delay")
+KINDS = ("throttle", "fail", "hang", "lost_reply", "denied", "delay", "late")
 
 
 class BadControl(Exception):
@@ -32,7 +32,7 @@ class Fault:
     times: int | None = 1
     """So many calls are hit after that; null for all."""
     seconds: float = 0
-    """For `hang` and `delay`; for `throttle` what Retry-After says, where the cloud has it."""
+    """For `hang`, `delay` and `late`; for `throttle` what Retry-After says, where the cloud has it. Without, there is none."""
     match: dict[str, str] = field(default_factory=dict)
     """`{"resource": part}`: only calls whose resource contains this."""
 
@@ -156,6 +156,8 @@ class Settings:
     """Names of disks whose snapshots fail after the cut, instead of getting ready."""
     max_concurrent: int | None = None
     """How many snapshots of one disk may be unfinished; null for the cloud's own limit."""
+    lag_ms: int = 0
+    """Lists of snapshots do not show what is younger."""
     min_interval_ms: int = 0
     """The shortest time between two snapshots of one disk; 0 for no limit."""
     more: dict[str, Any] = field(default_factory=dict)

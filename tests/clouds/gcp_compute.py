@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -210,7 +211,9 @@ class Compute(Api):
         return {"permissions": granted} if granted else {}
 
     def _passing(self, request: Request, prefix: str, kind: str) -> list[tuple[str, Resource]]:
-        found = [(link, refreshed(link, thing)) for link, thing in self.world.of_kind(kind, prefix)]
+        lag = self.cloud.settings.lag_ms / 1000 if "napshot" in kind else 0
+        things = [(link, thing) for link, thing in self.world.of_kind(kind, prefix) if time.time() >= thing.requested + lag]
+        found = [(link, refreshed(link, thing)) for link, thing in things]
         return [(link, shown) for link, shown in found if matches(request.query.get("filter"), shown)]
 
     def _page(self, request: Request, found: list[Any]) -> tuple[list[Any], str | None]:

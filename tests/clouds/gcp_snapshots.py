@@ -92,8 +92,21 @@ def insert(api: Compute, request: Request, collection: str, _name: str) -> Resou
             raise failure
 
         return world.operate(link, "insert", refuse, world.new_id())
+    if failures := settings.more.get("not_ready", 0):
+        # Something else is being done with the disk. Said by the operation, which is done at once.
+        settings.more["not_ready"] = failures - 1
+        world.operate(link, "insert", lambda: _fails(), world.new_id())
+        return world.look(list(world.operations)[-1])
     thing = _begin(api, link, body, source, source_key, source_link)
-    return world.operate(link, "insert", lambda: _made(thing), thing.shown["id"])
+    operation = world.operate(link, "insert", lambda: _made(thing), thing.shown["id"])
+    if settings.more.get("target") == "source":
+        # Some calls lead to what was worked on, not to what was made.
+        operation["targetLink"] = world.base + disk_link
+    return operation
+
+
+def _fails() -> bool:
+    raise OperationFailed("RESOURCE_NOT_READY", 400, "BAD REQUEST", "The resource is not ready.")
 
 
 def _begin(api: Compute, link: str, body: Resource, source: Bytes, source_key: str, source_link: str) -> Bytes:

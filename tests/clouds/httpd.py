@@ -106,6 +106,11 @@ class Gate:
             if fault and kind in ("throttle", "denied", "fail"):
                 response = refusal(kind, subject, fault.seconds)
             else:
+                if fault and kind == "late":
+                    timer = threading.Timer(fault.seconds, handle)
+                    timer.daemon = True
+                    timer.start()
+                    raise NoReply
                 if fault and kind in ("hang", "delay"):
                     self.closing.wait(fault.seconds)
                 if kind == "hang":

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::config_files;
 use super::driver::Tools;
@@ -12,6 +13,7 @@ use super::journal::{Entry, Journal, Record};
 use super::owner::Owner;
 use super::plan::{SessionPlan, WalPolicy};
 use super::state::SessionState;
+use super::wait::patiently;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +58,9 @@ const CLOCK_TOLERANCE_S: i64 = 60;
 /// How many ids, one second apart, are tried when others are taken.
 const ID_ATTEMPTS: usize = 120;
 
+/// How long the provider is asked again for what the plan has to know.
+const PLAN_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Makes the plan. Its id is only a proposal until [`claim`].
 pub(crate) async fn plan(
     tools: &Tools,
@@ -79,7 +84,10 @@ pub(crate) async fn plan(
     catalog.check_mounted().await?;
     catalog.check_system_id(&facts.system_id, request.new_system_id.as_deref()).await?;
     check_archiving(&facts, host, request.wal)?;
-    let instance = provider.instance(request.instance.as_deref()).await?;
+    // Nothing has begun: whoever has too many requests is given time.
+    let (time, within) = (clock.as_ref(), PLAN_PATIENCE);
+    let name = request.instance.as_deref();
+    let instance = patiently(time, within, "look at the instance", || provider.instance(name)).await?;
     if host.is_here() {
         catalog.check_apart(paths.real()).await?;
     }
@@ -87,7 +95,8 @@ pub(crate) async fn plan(
         [] => VolumeSelection::Holding(paths.real()),
         named => VolumeSelection::Named(named.to_vec()),
     };
-    let volumes = provider.volumes(&instance, &selection).await?;
+    let read = || provider.volumes(&instance, &selection);
+    let volumes = patiently(time, within, "look at the volumes", read).await?;
     let placed = cover(&paths, &volumes, &mounts).require()?;
     let excluded_tablespaces = exclude::with_volumes(excluded, &paths, &volumes, &mounts);
     if !excluded_tablespaces.is_empty() {
@@ -140,7 +149,8 @@ pub(crate) async fn plan(
         backup_id: backup_id.clone(),
     };
     rename(&mut plan, provider.as_ref(), backup_id);
-    provider.check_requests(&plan.all_requests()).await?;
+    let requests = plan.all_requests();
+    patiently(time, within, "check the snapshots", || provider.check_requests(&requests)).await?;
     Ok(plan)
 }
 

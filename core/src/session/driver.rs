@@ -15,6 +15,7 @@ use super::plan::SessionPlan;
 use super::progress::{CancelToken, Listener, Progress};
 use super::state::SessionState;
 use super::step::{self, Step};
+use super::wait::renew;
 use super::wal;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
@@ -26,6 +27,9 @@ use crate::provider::registry::ProviderSource;
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a step is tried again that a limit of rate refuses, where backup mode does not wait for it.
+const RATE_PATIENCE: Duration = Duration::from_secs(1800);
 
 /// How long the driver waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,17 +264,22 @@ impl Driver {
     async fn effect_with_retries(&mut self, step: Step) -> Result<Record> {
         let mut pause = self.tools.patience.pause;
         let mut attempt = 1;
+        let begun = self.tools.clock.monotonic();
         loop {
             let error = match self.effect(step).await {
                 Ok(record) => return Ok(record),
                 Err(error) => error,
             };
             let repeatable = self.state.is_past_the_line() || self.state.phase == Phase::Undoing;
-            if !repeatable || error.retry() == Retry::Never || attempt >= self.tools.patience.attempts {
+            // What was only throttled was not tried: the time is the bound, not the number.
+            let spent = self.tools.clock.monotonic().saturating_sub(begun);
+            let throttled = matches!(error.retry(), Retry::After(_)) && spent < RATE_PATIENCE;
+            let given_up = attempt >= self.tools.patience.attempts && !throttled;
+            if !repeatable || error.retry() == Retry::Never || given_up {
                 return Err(error);
             }
             tracing::warn!(%step, attempt, error = error.chain(), "trying again");
-            // Whoever asks for more than the longest pause is asked again before; the number of attempts is the bound.
+            // Whoever asks for more than the longest pause is asked again before.
             let wait = match error.retry() {
                 Retry::After(asked) => asked.clamp(pause, LONGEST_PAUSE.max(pause)),
                 _ => pause,
@@ -284,6 +293,9 @@ impl Driver {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
             attempt += 1;
+            if throttled {
+                renew(&self.tools, &self.state).await;
+            }
         }
     }
 

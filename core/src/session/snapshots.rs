@@ -11,15 +11,34 @@ use super::progress::Progress;
 use super::sight;
 use super::state::SessionState;
 use super::step::Step;
-use super::wait::{Wait, with_lease};
+use super::wait::{LONGEST_READ_PAUSE, Wait, with_lease};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::provider::{CreateRequest, SnapshotState, Ticket, Volume};
 
-/// How long a create call whose outcome is unknown, or that was throttled, is looked after. Backup mode waits meanwhile.
+/// How long a create call is tried again that did not get through. Backup mode waits meanwhile.
 const CREATE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long one is tried again that the provider refuses for now, most of all for a limit of rate. It tells when to come again, and
+/// a few minutes more of backup mode cost less than a backup that fails.
+const RATE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long a look for what a create call may have made is asked again, in backup mode.
+const LOOK_PATIENCE: Duration = Duration::from_secs(300);
+
+/// The same where backup mode does not wait for it.
+const READ_PATIENCE: Duration = Duration::from_secs(900);
+
+/// How long nothing may be seen of a snapshot that is being cut, in backup mode, …
+const BLIND_IN_BACKUP_MODE: Duration = Duration::from_secs(900);
+
+/// … and of one that is being copied, behind it.
+const BLIND: Duration = Duration::from_secs(3600);
 
 /// How often nothing must be found, half a second apart, before an unanswered create call counts as without effect.
 const EMPTY_LOOKS: u32 = 4;
+
+/// How long a list may show what was deleted.
+const SHOWS_DELETED: Duration = Duration::from_secs(60);
 
 /// Takes the snapshots of a wave: one call each, all at once, or one call for all.
 pub(super) async fn take(tools: &Tools, state: &SessionState, wave: usize) -> Result<Record> {
@@ -42,7 +61,7 @@ pub(super) async fn take(tools: &Tools, state: &SessionState, wave: usize) -> Re
 
 /// One create call. Never repeated blindly: after an unknown outcome, and after a conflict, it looks first.
 async fn create(tools: &Tools, state: &SessionState, request: &CreateRequest) -> Result<Vec<Ticket>> {
-    let mut wait = Wait::new(tools, Some(CREATE_PATIENCE), Duration::from_millis(250), Duration::from_secs(8));
+    let mut wait = Wait::new(tools, None, Duration::from_millis(250), Duration::from_secs(8));
     loop {
         let error = match tools.provider.create(request).await {
             Ok(tickets) => return Ok(tickets),
@@ -50,27 +69,30 @@ async fn create(tools: &Tools, state: &SessionState, request: &CreateRequest) ->
         };
         let names: Vec<&str> = request.volumes.iter().map(|volume| volume.volume.id.as_str()).collect();
         let error = error.with_context("volume", names.join(", "));
-        match error.retry() {
+        let (asked, limit) = match error.retry() {
             Retry::Unknown => return look(tools, state, request, error).await,
             _ if error.kind() == ErrorKind::Conflict => return look(tools, state, request, error).await,
             Retry::Never => return Err(error),
-            // PostgreSQL is in backup mode: what cannot succeed in time is not waited for.
-            Retry::After(asked) if asked > CREATE_PATIENCE => return Err(error),
-            Retry::After(asked) => tools.clock.sleep(asked).await,
-            Retry::Safe => {}
-        }
-        if wait.pause(state).await.is_err() {
+            Retry::After(asked) => (asked, RATE_PATIENCE),
+            Retry::Safe => (Duration::ZERO, CREATE_PATIENCE),
+        };
+        tracing::warn!(error = error.chain(), "the snapshot cannot be started yet");
+        if wait.pause_within(state, asked, limit).await.is_err() {
             return Err(error);
         }
     }
 }
 
-/// Looks for snapshots whose create call may have taken effect. They may take a while to show.
+/// Looks for snapshots whose create call may have taken effect. They may take a while to show; also one that another call was
+/// refused for, as it is there already.
 async fn look(tools: &Tools, state: &SessionState, request: &CreateRequest, error: Error) -> Result<Vec<Ticket>> {
-    let patience = Some(Duration::from_secs(15));
-    let mut wait = Wait::new(tools, patience, Duration::from_millis(250), Duration::from_secs(4));
+    let patience = match error.retry() {
+        Retry::Unknown => Duration::from_secs(15),
+        _ => Duration::from_secs(4),
+    };
+    let mut wait = Wait::new(tools, Some(patience), Duration::from_millis(250), Duration::from_secs(4));
     loop {
-        let found = tools.provider.find(&request.token, &state.plan.plain_volumes()).await?;
+        let found = find(tools, state, &state.plan.plain_volumes(), LOOK_PATIENCE).await?;
         let ours: Vec<Ticket> = request
             .volumes
             .iter()
@@ -79,7 +101,28 @@ async fn look(tools: &Tools, state: &SessionState, request: &CreateRequest, erro
         if ours.len() == request.volumes.len() {
             return Ok(ours);
         }
-        if error.retry() != Retry::Unknown || wait.pause(state).await.is_err() {
+        if wait.pause(state).await.is_err() {
+            return Err(error);
+        }
+    }
+}
+
+/// All that carries the token of the session. That a look was throttled says nothing about what it would have found, so it is made
+/// again, for at most `patience`.
+async fn find(tools: &Tools, state: &SessionState, volumes: &[Volume], patience: Duration) -> Result<Vec<Ticket>> {
+    let mut wait = Wait::new(tools, None, Duration::from_millis(500), LONGEST_READ_PAUSE);
+    loop {
+        let error = match tools.provider.find(&state.plan.token, volumes).await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let asked = match error.retry() {
+            Retry::After(asked) => asked.min(LONGEST_READ_PAUSE),
+            Retry::Safe => Duration::ZERO,
+            Retry::Never | Retry::Unknown => return Err(error),
+        };
+        tracing::warn!(error = error.chain(), "the snapshots of the session cannot be looked for yet");
+        if wait.pause_within(state, asked, patience).await.is_err() {
             return Err(error);
         }
     }
@@ -143,24 +186,24 @@ async fn await_all(
     mut wait: Wait<'_>,
     enough: impl Fn(&SnapshotState) -> bool,
 ) -> Result<Option<u64>> {
+    let mut blind = Blind::new(tools, state);
     loop {
         let mut done = 0;
         let mut percent: Option<u8> = None;
         let mut bytes: Option<u64> = None;
+        let mut unseen = None;
         let statuses = join_all(tickets.iter().map(|ticket| tools.provider.status(ticket))).await;
         for (ticket, status) in tickets.iter().zip(statuses) {
             let status = match status {
                 Ok(status) => status,
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(ticket, "it is gone")),
                 // A look that failed says nothing about the snapshot.
-                Err(error) if error.retry() != Retry::Never => continue,
-                // Nor does one that will fail again; but waiting on makes no sense.
-                Err(error) => {
-                    let message = format!("cannot see how far snapshot {} is", ticket.name);
-                    return Err(Error::new(ErrorKind::Unavailable, message)
-                        .with_context("volume", ticket.volume.clone())
-                        .with_source(error));
+                Err(error) if error.retry() != Retry::Never => {
+                    unseen = Some((*ticket, error));
+                    continue;
                 }
+                // Nor does one that will fail again; but waiting on makes no sense.
+                Err(error) => return Err(out_of_sight(ticket, error)),
             };
             if let SnapshotState::Failed { reason } = &status.state {
                 return Err(failed(ticket, reason));
@@ -176,8 +219,53 @@ async fn await_all(
             return Ok(bytes);
         }
         tools.listener.tell(&Progress::Waiting { step, done, of: tickets.len(), percent });
-        wait.pause(state).await?;
+        let asked = blind.look(unseen)?;
+        wait.pause_at_least(state, asked).await?;
     }
+}
+
+/// Keeps an eye on looks that fail: says so now and then, does as the provider asks, and ends when there is no hope.
+struct Blind<'a> {
+    tools: &'a Tools,
+    limit: Duration,
+    /// Since when, and when it was last told.
+    since: Option<(Duration, Duration)>,
+}
+
+impl<'a> Blind<'a> {
+    fn new(tools: &'a Tools, state: &SessionState) -> Self {
+        let limit = if state.is_past_the_line() { BLIND } else { BLIND_IN_BACKUP_MODE };
+        Self { tools, limit, since: None }
+    }
+
+    /// Takes in whether a look has failed; how long to wait before the next one.
+    fn look(&mut self, unseen: Option<(&Ticket, Error)>) -> Result<Duration> {
+        let Some((ticket, error)) = unseen else {
+            self.since = None;
+            return Ok(Duration::ZERO);
+        };
+        let now = self.tools.clock.monotonic();
+        let (since, told) = *self.since.get_or_insert((now, now));
+        if now.saturating_sub(since) >= self.limit {
+            return Err(out_of_sight(ticket, error));
+        }
+        if now.saturating_sub(told) >= Duration::from_secs(60) {
+            self.since = Some((since, now));
+            let seconds = now.saturating_sub(since).as_secs();
+            tracing::warn!(snapshot = ticket.name, seconds, error = error.chain(), "it cannot be seen how far it is");
+        }
+        Ok(match error.retry() {
+            Retry::After(asked) => asked.min(LONGEST_READ_PAUSE),
+            _ => Duration::ZERO,
+        })
+    }
+}
+
+/// Waiting on makes no sense: nothing can be seen.
+fn out_of_sight(ticket: &Ticket, error: Error) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("cannot see how far snapshot {} is", ticket.name))
+        .with_context("volume", ticket.volume.clone())
+        .with_source(error)
 }
 
 fn failed(ticket: &Ticket, reason: &str) -> Error {
@@ -187,14 +275,15 @@ fn failed(ticket: &Ticket, reason: &str) -> Error {
 }
 
 /// Deletes everything that carries the token, and looks again until nothing does. If a create call may still be on its way
-/// (this process has dropped it, or another has died in it), one empty look is not enough.
+/// (this process has dropped it, or another has died in it), one empty look is not enough. A list may also go on to show for a
+/// while what was deleted.
 pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Record> {
     let (volumes, mut known) = in_sight(tools, state).await?;
     let mut deleted = BTreeSet::new();
     let mut empty_looks = if state.may_still_make() { 0 } else { EMPTY_LOOKS };
-    for _ in 0..5 + EMPTY_LOOKS {
-        let found = tools.provider.find(&state.plan.token, &volumes).await?;
-        known.extend(found);
+    let mut wait = Wait::new(tools, Some(SHOWS_DELETED), Duration::from_millis(500), Duration::from_secs(8));
+    loop {
+        known.extend(find(tools, state, &volumes, READ_PATIENCE).await?);
         known.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
         known.dedup_by(|a, b| a.snapshot == b.snapshot);
         if known.is_empty() && empty_looks < EMPTY_LOOKS {
@@ -207,14 +296,18 @@ pub(super) async fn delete_all(tools: &Tools, state: &SessionState) -> Result<Re
         }
         let results = join_all(known.iter().map(|ticket| tools.provider.delete(ticket))).await;
         let mut failed = Vec::new();
+        let mut new = false;
         for (ticket, result) in known.drain(..).zip(results) {
             match result {
-                Ok(()) => drop(deleted.insert(ticket.name)),
+                Ok(()) => new |= deleted.insert(ticket.name),
                 Err(error) => failed.push((ticket, error)),
             }
         }
         if !failed.is_empty() {
             return Err(why_not_deleted(tools, failed).await);
+        }
+        if !new && wait.pause(state).await.is_err() {
+            break;
         }
     }
     Err(Error::new(ErrorKind::Provider, "snapshots with the token of this session keep appearing")

@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{BackupId, Token};
 use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
 use crate::provider::{
@@ -87,6 +87,10 @@ pub struct MemoryOptions {
     pub after_cut: AfterCut,
     /// With `secure` in [`after_cut`](Self::after_cut): snapshots are locked until then, in words.
     pub lock_until: Option<String>,
+    /// Lists lag behind by this: they do not show yet what is younger, and still show what was deleted.
+    pub lag: Duration,
+    /// `create` is never answered and takes effect after this time, if it is not zero.
+    pub late: Duration,
 }
 
 impl Default for MemoryOptions {
@@ -99,6 +103,8 @@ impl Default for MemoryOptions {
             failing: BTreeMap::new(),
             after_cut: AfterCut::default(),
             lock_until: None,
+            lag: Duration::ZERO,
+            late: Duration::ZERO,
         }
     }
 }
@@ -116,6 +122,8 @@ pub struct MemoryProvider {
 struct State {
     volumes: Vec<(Volume, Content)>,
     snapshots: Vec<Snapshot>,
+    /// With when they were deleted.
+    deleted: Vec<(Duration, Ticket, String)>,
     restored: BTreeSet<PathBuf>,
 }
 
@@ -175,7 +183,9 @@ impl MemoryProvider {
 
     /// The tickets of all snapshots that exist, in the order of their creation.
     pub fn existing(&self) -> Vec<Ticket> {
-        self.lock().snapshots.iter().map(|snapshot| snapshot.ticket.clone()).collect()
+        let now = self.clock.monotonic();
+        let state = self.lock();
+        state.snapshots.iter().filter(|found| found.created <= now).map(|found| found.ticket.clone()).collect()
     }
 
     /// The directories that `create_volume` made and nobody deleted.
@@ -231,7 +241,7 @@ impl MemoryProvider {
 
     fn create_now(&self, request: &CreateRequest) -> Result<Vec<Ticket>> {
         self.group_is_possible(request)?;
-        let created = self.clock.monotonic();
+        let created = self.clock.monotonic() + self.options.late;
         let mut state = self.lock();
         for wanted in &request.volumes {
             let known = state.volumes.iter().any(|(volume, _)| volume.id == wanted.volume.id);
@@ -279,9 +289,18 @@ impl MemoryProvider {
         }
     }
 
-    fn tickets(&self, wanted: impl Fn(&Snapshot) -> bool) -> Vec<Ticket> {
+    /// What a list shows now.
+    fn tickets(&self, wanted: impl Fn(&Ticket, &str) -> bool) -> Vec<Ticket> {
+        let (now, lag) = (self.clock.monotonic(), self.options.lag);
         let state = self.advanced(None);
-        state.snapshots.iter().filter(|snapshot| wanted(snapshot)).map(|snapshot| snapshot.ticket.clone()).collect()
+        let shows = state.snapshots.iter().filter(|found| found.created + lag <= now);
+        let ghosts = state.deleted.iter().filter(|(at, ..)| *at + lag > now);
+        shows
+            .map(|found| (&found.ticket, found.mark.as_str()))
+            .chain(ghosts.map(|(_, ticket, mark)| (ticket, mark.as_str())))
+            .filter(|(ticket, mark)| wanted(ticket, mark))
+            .map(|(ticket, _)| ticket.clone())
+            .collect()
     }
 
     fn fill(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {
@@ -397,14 +416,18 @@ impl SnapshotProvider for MemoryProvider {
         self.fault(Call::Create, Moment::Before, about)?;
         let tickets = self.create_now(request)?;
         self.fault(Call::Create, Moment::After, about)?;
+        if !self.options.late.is_zero() {
+            return Err(Error::new(ErrorKind::Unavailable, "no answer in time").with_retry(Retry::Unknown));
+        }
         Ok(tickets)
     }
 
     async fn status(&self, ticket: &Ticket) -> Result<SnapshotStatus> {
         self.fault(Call::Status, Moment::Before, &ticket.snapshot)?;
         let state = self.advanced(Some(&ticket.snapshot));
+        let now = self.clock.monotonic();
         let found = state.snapshots.iter().find(|snapshot| snapshot.ticket.snapshot == ticket.snapshot);
-        match found {
+        match found.filter(|snapshot| snapshot.created <= now) {
             Some(snapshot) => {
                 Ok(SnapshotStatus { state: snapshot.state.clone(), percent: None, bytes_copied: Some(0) })
             }
@@ -414,12 +437,12 @@ impl SnapshotProvider for MemoryProvider {
 
     async fn find(&self, token: &Token, _volumes: &[Volume]) -> Result<Vec<Ticket>> {
         self.fault(Call::Find, Moment::Before, token.as_str())?;
-        Ok(self.tickets(|snapshot| snapshot.ticket.token == *token))
+        Ok(self.tickets(|ticket, _| ticket.token == *token))
     }
 
     async fn list(&self, mark: &str, _volumes: &[Volume]) -> Result<Vec<Ticket>> {
         self.fault(Call::List, Moment::Before, mark)?;
-        Ok(self.tickets(|snapshot| snapshot.mark == mark))
+        Ok(self.tickets(|_, marked| marked == mark))
     }
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {

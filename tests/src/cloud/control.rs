@@ -67,6 +67,11 @@ impl Fault {
         Self { seconds, ..Self::new(action, "delay") }
     }
 
+    /// No answer; the whole effect comes `seconds` later, when nobody waits for it any more.
+    pub fn late(action: &str, seconds: f64) -> Self {
+        Self { seconds, ..Self::new(action, "late") }
+    }
+
     /// Only calls whose resource (ids and names) has `part` in it.
     pub fn on(self, part: &str) -> Self {
         Self { matching: json!({ "resource": part }), ..self }

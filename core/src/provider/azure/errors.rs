@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Retry};
 
-/// How long to wait where the service throttles and does not say.
-const THROTTLED: Duration = Duration::from_secs(30);
+/// How long to wait at first where the service throttles and does not say; whoever asks again and again waits longer each time.
+const THROTTLED: Duration = Duration::from_secs(5);
 
 /// What was asked: the permission it needs and the thing it is about.
 #[derive(Clone, Copy, Debug)]
@@ -229,7 +229,7 @@ mod tests {
         let after = |seconds| Retry::After(Duration::from_secs(seconds));
         for (status, code, message, wait, kind, retry) in [
             (429, "SubscriptionRequestsThrottled", "try again after 303 s", Some("303"), Exhausted, after(303)),
-            (429, "", "", None, Exhausted, after(30)),
+            (429, "", "", None, Exhausted, after(5)),
             (401, "ExpiredAuthenticationToken", "expired", None, PermissionDenied, Retry::Never),
             (403, "AuthorizationFailed", "no", None, PermissionDenied, Retry::Never),
             (403, "RequestDisallowedByPolicy", "policy", None, Precondition, Retry::Never),

@@ -34,13 +34,15 @@ impl MemoryProvider {
 
     pub(super) fn delete_now(&self, ticket: &Ticket) -> Result<()> {
         self.refuse_locked(std::slice::from_ref(ticket))?;
+        let now = self.clock.monotonic();
         let mut state = self.lock();
-        let is_it = |snapshot: &Snapshot| snapshot.ticket.snapshot == ticket.snapshot;
+        let is_it = |snapshot: &Snapshot| snapshot.ticket.snapshot == ticket.snapshot && snapshot.created <= now;
         if state.snapshots.iter().any(|snapshot| is_it(snapshot) && snapshot.ticket.token != ticket.token) {
             let message = format!("the snapshot {} does not carry the token of its session", ticket.snapshot);
             return Err(Error::new(ErrorKind::Conflict, message));
         }
-        state.snapshots.retain(|snapshot| !is_it(snapshot));
+        let gone: Vec<_> = state.snapshots.extract_if(.., |snapshot| is_it(snapshot)).collect();
+        state.deleted.extend(gone.into_iter().map(|snapshot| (now, snapshot.ticket, snapshot.mark)));
         Ok(())
     }
 
