@@ -12,6 +12,7 @@ use barman_snap::conformance::{self, Fixture, Report};
 use barman_snap::id::{IdSource, SystemIds, Token};
 use barman_snap::provider::local::{LocalOptions, LocalProvider, Method, SNAPSHOT_DIRECTORY};
 use barman_snap::provider::{SnapshotProvider, Volume};
+use support_fs::zfs::pool;
 use support_fs::{Kind, mounted, run, text};
 
 struct Local {
@@ -127,69 +128,36 @@ async fn copies_without_any_privilege_or_mount_pass() {
     assert!(!base.join(SNAPSHOT_DIRECTORY).exists());
 }
 
-/// A pool in a file, served by `zfs-fuse` where the kernel has no ZFS.
-struct Pool {
-    name: &'static str,
-    daemon: Option<std::process::Child>,
-    directory: tempfile::TempDir,
-}
-
-impl Pool {
-    async fn new(name: &'static str) -> Result<Self, String> {
-        if !support_fs::is_root() {
-            return Err("a pool needs root".into());
-        }
-        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mut pool = Self { name, daemon: None, directory };
-        if run("zfs", &["list"]).is_err() {
-            let daemon = std::process::Command::new("zfs-fuse").arg("-n").stderr(std::process::Stdio::null()).spawn();
-            pool.daemon = Some(daemon.map_err(|error| format!("neither ZFS in the kernel nor zfs-fuse: {error}"))?);
-            for _ in 0..200 {
-                if run("zfs", &["list"]).is_ok() {
-                    break;
-                }
-                SystemClock::new().sleep(Duration::from_millis(20)).await;
-            }
-        }
-        let image = pool.directory.path().join("image");
-        std::fs::File::create(&image).and_then(|file| file.set_len(256 << 20)).map_err(|error| error.to_string())?;
-        run("zpool", &["create", "-m", text(&pool.mount_point()), name, text(&image)])?;
-        Ok(pool)
-    }
-
-    fn mount_point(&self) -> PathBuf {
-        self.directory.path().join("mnt")
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        if let Err(why) = run("zpool", &["destroy", "-f", self.name]) {
-            eprintln!("cannot destroy the pool {}: {why}", self.name);
-        }
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-            // The daemon mounts its statistics there, and does not take them away.
-            let _ = run("umount", &["/zfs-kstat"]);
-            let _ = std::fs::remove_dir("/zfs-kstat");
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn zfs_snapshots_pass() {
-    let pool = match Pool::new("bsnapconf").await {
-        Ok(pool) => pool,
-        Err(why) => return eprintln!("skipped: {why}"),
-    };
-    // One volume: zfs-fuse takes one snapshot per call only, which real ZFS does not.
-    let options = LocalOptions { method: Method::Zfs, ..LocalOptions::default() };
-    let fixture = Local::new(options, vec![pool.mount_point()], pool.directory.path().join("scratch"));
-    let report = conformance::run(&fixture).await;
-    let skipped: Vec<_> = report.skipped().iter().map(|(name, _)| *name).collect();
-    assert_eq!(
-        skipped,
-        ["named_volumes_come_in_the_order_of_their_names", "several_volumes_are_cut_by_one_call_or_refused"]
-    );
+    let Some(pool) = pool("bsnapconf").await else { return };
+    let scratch = pool.directory().join("scratch");
+    if pool.is_fuse() {
+        // One volume: zfs-fuse takes one snapshot per call only, which real ZFS does not.
+        let options = LocalOptions { method: Method::Zfs, ..LocalOptions::default() };
+        let fixture = Local::new(options, vec![pool.mount_point()], scratch);
+        let report = conformance::run(&fixture).await;
+        let skipped: Vec<_> = report.skipped().iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            skipped,
+            ["named_volumes_come_in_the_order_of_their_names", "several_volumes_are_cut_by_one_call_or_refused"]
+        );
+        return;
+    }
+    let directories = vec![pool.dataset("a", &[]), pool.dataset("b", &[])];
+    passes(Method::Auto, Method::Zfs, directories, scratch).await;
+    // Of these ZFS itself knows no mount point: one mounted by hand, and a directory of one mounted elsewhere.
+    let legacy = pool.directory().join("legacy");
+    pool.dataset("legacy", &["mountpoint=legacy"]);
+    std::fs::create_dir(&legacy).unwrap();
+    run("mount", &["-t", "zfs", &pool.name_of("legacy"), text(&legacy)]).unwrap();
+    let (inner, bound) = (pool.dataset("c", &[]).join("in/side"), pool.directory().join("bound"));
+    std::fs::create_dir_all(&inner).unwrap();
+    std::fs::create_dir(&bound).unwrap();
+    run("mount", &["--bind", text(&inner), text(&bound)]).unwrap();
+    let directories = vec![legacy.clone(), bound.clone()];
+    passes(Method::Auto, Method::Zfs, directories, pool.directory().join("scratch2")).await;
+    for mount_point in [&legacy, &bound] {
+        run("umount", &[text(mount_point)]).unwrap();
+    }
 }

@@ -31,6 +31,7 @@ pub use nested::Nested;
 pub use paths::{PgPath, PgPaths, PgRole};
 pub use postmaster::PostmasterFile;
 pub use sighting::{Sighting, sight};
+pub(crate) use survey::is_zfs_control;
 pub use survey::{Survey, survey};
 pub use view::HostView;
 pub use whereabouts::Whereabouts;

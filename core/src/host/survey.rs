@@ -3,10 +3,19 @@
 //! A btrfs subvolume counts as a file system of its own here, because the kernel gives each a device number of its own
 //! and a snapshot ends at its border, as it does at a mount point.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+
+/// The inode of `.zfs`, which shows every snapshot of a dataset below its top and claims to be part of it. With
+/// `snapdir=visible` it is listed like any other directory.
+const ZFS_CONTROL: u64 = 0xffff_ffff_ffff;
+
+/// True for that directory: no part of what it lies in.
+pub(crate) fn is_zfs_control(name: &[u8], inode: u64) -> bool {
+    name == b".zfs" && inode == ZFS_CONTROL
+}
 
 /// What [`survey`] saw.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -50,7 +59,7 @@ pub(crate) fn survey_until(root: &Path, skip: &str, without: &[PathBuf], stop: &
         };
         for entry in entries {
             let entry = entry.map_err(|source| Error::io("read", &directory, source))?;
-            if entry.file_name() == skip {
+            if entry.file_name() == skip || is_zfs_control(entry.file_name().as_encoded_bytes(), entry.ino()) {
                 continue;
             }
             let Ok(metadata) = entry.metadata() else { continue };

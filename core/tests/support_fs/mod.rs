@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests: a panic is a failure, a skip says why")]
 #![allow(dead_code, reason = "shared by several test programs, none of which uses all of it")]
 
+pub(crate) mod zfs;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

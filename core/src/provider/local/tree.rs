@@ -28,6 +28,7 @@ use super::permits::Permits;
 use super::place::{MARK_FILE, SNAPSHOT_DIRECTORY};
 use super::tree_entry::{self, Copier};
 use crate::error::{Error, Result};
+use crate::host::is_zfs_control;
 
 /// Files that one thread takes at once: enough to keep the lock cold, few enough to spread one big directory.
 const BATCH: usize = 32;
@@ -285,7 +286,7 @@ impl Work<'_> {
             if let Some(entry) = &entry {
                 let name = entry.file_name();
                 let ours = [SNAPSHOT_DIRECTORY, MARK_FILE].iter().any(|own| name.to_bytes() == own.as_bytes());
-                if name == c"." || name == c".." || ours {
+                if name == c"." || name == c".." || ours || is_zfs_control(name.to_bytes(), entry.ino()) {
                     continue;
                 }
                 if entry.file_type() == FileType::Directory {

@@ -2,16 +2,21 @@
 //! was not given, pools that cannot be written, space that is reserved; holds and clones. Reading what the commands say is pure.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::command;
 use super::zfs::{Zfs, dataset, pool};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::MountTable;
 use crate::provider::{Ticket, Volume};
 
 /// What `zfs allow` has to give: to make a snapshot with properties of ours in one call, and to delete it.
 pub(super) const NEEDED: [&str; 4] = ["snapshot", "destroy", "mount", "userprop"];
+
+/// What of it deleting alone takes.
+const TO_DELETE: [&str; 2] = ["destroy", "mount"];
 
 /// How long it may take to say who we are.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,11 +34,19 @@ impl Zfs {
         let name = dataset(volume)?;
         self.check_pool(pool(name))?;
         self.check_space(name)?;
+        if !rustix::process::geteuid().is_root() {
+            self.check_limit(name)?;
+        }
+        self.check_allowed(name, &NEEDED)
+    }
+
+    /// Refuses what this user was not given on a dataset. Root needs nothing.
+    fn check_allowed(&self, name: &str, needed: &[&'static str]) -> Result<()> {
         if rustix::process::geteuid().is_root() {
             return Ok(());
         }
         let who = Who { user: said_by_id("-un")?, groups: said_by_id("-Gn")?.split(' ').map(str::to_owned).collect() };
-        let missing = missing(&self.run(&["allow", name])?, name, &who);
+        let missing = missing(&self.run(&["allow", name])?, name, &who, needed);
         if missing.is_empty() {
             return Ok(());
         }
@@ -41,7 +54,7 @@ impl Zfs {
             ErrorKind::PermissionDenied,
             format!("user {} has no ZFS permission {} on {name}", who.user, missing.join(", ")),
         )
-        .with_hint(format!("zfs allow -u {} {} {name}", who.user, NEEDED.join(","))))
+        .with_hint(format!("zfs allow -u {} {} {name}", who.user, needed.join(","))))
     }
 
     fn check_pool(&self, pool: &str) -> Result<()> {
@@ -81,23 +94,46 @@ impl Zfs {
         }
     }
 
+    /// Root is not held to limits.
+    fn check_limit(&self, name: &str) -> Result<()> {
+        let above = name.match_indices('/').map(|(at, _)| &name[..at]);
+        for holder in above.chain([name]) {
+            let out =
+                self.run(&["get", "-H", "-p", "-o", "property,value", "snapshot_limit,snapshot_count", holder])?;
+            if let Some(limit) = limit_reached(&out) {
+                return Err(Error::new(
+                    ErrorKind::Exhausted,
+                    format!("{holder} has {limit} snapshots, which is its snapshot_limit"),
+                )
+                .with_hint(format!("delete some, or zfs set snapshot_limit=… {holder}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses to delete snapshots, none of which is deleted yet, if one is held, or a clone needs it, or it is not ours.
     ///
     /// # Errors
-    /// [`ErrorKind::Precondition`] that names each of them, and what to do.
+    /// [`ErrorKind::Precondition`] that names each of them, and what to do; [`ErrorKind::PermissionDenied`].
     pub(super) fn check_delete(&self, tickets: &[&Ticket]) -> Result<()> {
         let (mut reasons, mut help) = (Vec::new(), Vec::new());
+        let mounts = MountTable::current()?;
         for ticket in tickets {
             let Some(snapshot) = self.seek(ticket)? else { continue };
             let out = match self.run(&["get", "-H", "-o", "property,value", "userrefs,clones", &snapshot]) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 out => out?,
             };
+            self.check_allowed(snapshot.split('@').next().unwrap_or(&snapshot), &TO_DELETE)?;
             let (held, clones) = in_the_way(&out);
             if held {
                 let tags = tags(&self.run(&["holds", "-H", &snapshot])?);
                 reasons.push(format!("snapshot {snapshot} is held ({})", tags.join(", ")));
                 help.extend(tags.iter().map(|tag| format!("zfs release {tag} {snapshot}")));
+            }
+            for at in mounted_by_hand(&mounts, &snapshot) {
+                reasons.push(format!("snapshot {snapshot} is mounted at {}", at.display()));
+                help.push(format!("umount {}", at.display()));
             }
             if !clones.is_empty() {
                 reasons.push(format!("snapshot {snapshot} has the clone {}", clones.join(", ")));
@@ -151,13 +187,31 @@ fn in_the_way(out: &str) -> (bool, Vec<String>) {
     (held, value("clones").map(|clones| clones.split(',').map(str::to_owned).collect()).unwrap_or_default())
 }
 
+/// Where a snapshot is mounted other than below `.zfs`, where the kernel mounts and unmounts it by itself.
+fn mounted_by_hand(mounts: &MountTable, snapshot: &str) -> Vec<PathBuf> {
+    let by_itself = |place: &Path| place.components().any(|part| part.as_os_str() == ".zfs");
+    let of_it = mounts.iter().filter(|mount| mount.fs_type == "zfs" && mount.source == snapshot);
+    of_it.map(|mount| mount.mount_point.clone()).filter(|place| !by_itself(place)).collect()
+}
+
+/// The limit of snapshots, if it is reached, by `zfs get -p snapshot_limit,snapshot_count`.
+fn limit_reached(out: &str) -> Option<u64> {
+    let value = |wanted: &str| {
+        let found = out.lines().filter_map(|line| line.split_once('\t')).find(|(property, _)| *property == wanted);
+        found.and_then(|(_, value)| value.trim().parse::<u64>().ok())
+    };
+    // "none", and the greatest number there is, are no limit.
+    let limit = value("snapshot_limit").filter(|limit| *limit != u64::MAX)?;
+    value("snapshot_count").filter(|count| *count >= limit).map(|_| limit)
+}
+
 /// The tags of holds, by `zfs holds -H`.
 fn tags(out: &str) -> Vec<String> {
     out.lines().filter_map(|line| line.split('\t').nth(1)).map(str::to_owned).collect()
 }
 
 /// Which of the needed permissions nobody has given on `dataset`, by `zfs allow`. Its sections are the dataset and those above it.
-fn missing(text: &str, dataset: &str, who: &Who) -> Vec<&'static str> {
+fn missing(text: &str, dataset: &str, who: &Who, needed: &[&'static str]) -> Vec<&'static str> {
     let (mut given, mut sets): (BTreeSet<String>, Vec<(String, Vec<String>)>) = Default::default();
     let (mut at, mut counts, mut is_set) = (String::new(), false, false);
     for line in text.lines() {
@@ -188,7 +242,7 @@ fn missing(text: &str, dataset: &str, who: &Who) -> Vec<&'static str> {
             }
         }
     }
-    NEEDED.into_iter().filter(|needed| !given.contains(*needed)).collect()
+    needed.iter().copied().filter(|needed| !given.contains(*needed)).collect()
 }
 
 /// `user postgres destroy,mount`, `group dba snapshot`, `everyone snapshot`: the permissions, if they are ours. A name may have
@@ -233,15 +287,15 @@ Local+Descendent permissions:
 
     #[test]
     fn permissions_come_from_the_dataset_from_above_by_groups_and_by_sets() {
-        let on = |dataset: &str, who: &Who| missing(ALLOWED, dataset, who);
+        let on = |dataset: &str, who: &Who| missing(ALLOWED, dataset, who, &NEEDED);
         assert_eq!(on("tank/pg/data", &who("postgres", &["postgres", "dba"])), ["userprop"]);
         assert_eq!(on("tank/pg/data", &who("postgres", &[])), ["destroy", "mount", "userprop"]);
         assert_eq!(on("tank/pg", &who("postgres", &["dba"])), ["snapshot", "destroy", "mount"]);
         assert_eq!(on("tank/pg/data", &who("nobody", &[])), NEEDED);
-        assert_eq!(missing("", "tank", &who("postgres", &[])), NEEDED);
+        assert_eq!(missing("", "tank", &who("postgres", &[]), &NEEDED), NEEDED);
         let all =
             "---- Permissions on tank ---\nLocal+Descendent permissions:\n\teveryone destroy,mount,snapshot,userprop\n";
-        assert_eq!(missing(all, "tank", &who("x", &[])), Vec::<&str>::new());
+        assert_eq!(missing(all, "tank", &who("x", &[]), &NEEDED), Vec::<&str>::new());
     }
 
     #[test]
@@ -253,6 +307,25 @@ Local+Descendent permissions:
             (true, vec!["tank/a".into(), "tank/b c".into()])
         );
         assert_eq!(tags("tank/pg@a\tkeep it\tFri Nov 27 15:36 2026\ntank/pg@a\tb\tx"), ["keep it", "b"]);
+    }
+
+    #[test]
+    fn a_mount_by_hand_is_in_the_way_and_one_of_the_kernels_is_not() {
+        let mounts = MountTable::parse(
+            b"22 1 254:0 / / rw - ext4 /dev/vda rw\n31 22 0:28 / /tank/pg rw - zfs tank/pg rw\n\
+              36 31 0:31 / /tank/pg/.zfs/snapshot/v rw,relatime - zfs tank/pg@v ro\n38 22 0:33 / /p ro - zfs tank/pg@v ro\n",
+        )
+        .unwrap();
+        assert_eq!(mounted_by_hand(&mounts, "tank/pg@v"), [PathBuf::from("/p")]);
+        assert!(mounted_by_hand(&mounts, "tank/pg").contains(&PathBuf::from("/tank/pg")));
+    }
+
+    #[test]
+    fn a_limit_counts_when_it_is_reached() {
+        assert_eq!(limit_reached("snapshot_limit\tnone\nsnapshot_count\tnone"), None);
+        assert_eq!(limit_reached("snapshot_limit\t18446744073709551615\nsnapshot_count\t4"), None);
+        assert_eq!(limit_reached("snapshot_limit\t3\nsnapshot_count\t2"), None);
+        assert_eq!(limit_reached("snapshot_limit\t3\nsnapshot_count\t3"), Some(3));
     }
 
     #[test]

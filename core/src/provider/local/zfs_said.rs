@@ -52,6 +52,9 @@ fn hint(kind: ErrorKind, verb: &str, said: &str, about: &str) -> Option<String> 
     let dataset = about.split('@').next().unwrap_or(about);
     let pool = super::zfs::pool(about);
     match kind {
+        ErrorKind::PermissionDenied if verb.ends_with("clone") => {
+            Some(format!("to read the snapshot, run as root, or mount {dataset}"))
+        }
         ErrorKind::PermissionDenied => Some(format!(
             "run as root, or let this user do it: zfs allow USER {} {dataset}",
             super::zfs_permits::NEEDED.join(",")
