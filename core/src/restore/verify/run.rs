@@ -226,6 +226,8 @@ impl Run<'_> {
         let identity = self.identity(server).await;
         self.end("identity", at, identity)?;
 
+        // Before anything of the user's or of the backup's could be in the way of the answer.
+        let checksums = server.query_anywhere("SHOW data_checksums").await;
         amcheck::possible(self, server).await?;
         let at = self.begin("amcheck")?;
         let mut whole = Vec::new();
@@ -242,18 +244,17 @@ impl Run<'_> {
             let verdict = self.sql(server, check).await;
             self.end("sql", at, verdict)?;
         }
-        let checksums = server.query_anywhere("SHOW data_checksums").await;
-
         let at = self.begin("shutdown")?;
         let stopped = server.stop(Duration::from_secs(300), self.tools.clock).await;
         let stopped = stopped.map(|()| Verdict::Good("the server shut down cleanly".to_owned()));
         let clean = self.end("shutdown", at, stopped)?;
 
         let at = self.begin("checksums")?;
-        let on = checksums.is_ok_and(|rows| rows.first().and_then(|row| row.first()?.as_deref()) == Some("on"));
+        let on = checksums.map(|rows| rows.first().and_then(|row| row.first()?.as_deref()) == Some("on"));
         let verdict = match (self.input.options.checksums, on, clean) {
             (false, ..) => Ok(Verdict::NotMade("switched off".to_owned())),
-            (_, false, _) => Ok(Verdict::NotMade("the cluster has no data checksums".to_owned())),
+            (_, Err(error), _) => Err(error),
+            (_, Ok(false), _) => Ok(Verdict::NotMade("the cluster has no data checksums".to_owned())),
             (_, _, false) => Ok(Verdict::NotMade("the server did not shut down cleanly".to_owned())),
             _ => self.checksums(server.user()).await,
         };
