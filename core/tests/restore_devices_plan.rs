@@ -498,7 +498,7 @@ fn what_is_mounted_has_to_be_the_data_directory_of_the_backup() {
 fn no_volume_is_made_for_a_tablespace_that_was_left_out() {
     let mut case = three();
     let out = ExcludedTablespace { oid: 16384, name: "ts1".into(), databases: Vec::new(), volume: None };
-    case.record.excluded_tablespaces.push(out);
+    case.record.excluded_tablespaces.push(out.clone());
     case.record.snapshots.retain(|one| one.ticket.name != "ts");
     let plan = case.plan().unwrap();
     let devices = plan.devices.unwrap();
@@ -508,7 +508,11 @@ fn no_volume_is_made_for_a_tablespace_that_was_left_out() {
     assert_eq!(tablespaces[0].to, Path::new("/tmp/v/left-out-16384"));
 
     // Volumes that the user has mounted: what lies there is not known to be of this restore.
-    case.host.places.insert("/srv/ts/one".into(), Place { kind: PlaceKind::Full, ..Place::default() });
+    let mut case = mounted_by_hand();
+    case.record.excluded_tablespaces.push(out);
+    case.place("/new/main/data", Place { running: None, ..case.host.at(Path::new("/new/main/data")) });
+    case.plan().unwrap();
+    case.host.places.insert("/fast/one".into(), Place { kind: PlaceKind::Full, ..Place::default() });
     let error = case.plan().unwrap_err();
     assert!(error.message().contains("not empty") && error.hint().unwrap().contains("--tablespace ts1:"), "{error}");
 }

@@ -15,7 +15,7 @@ use super::settings::Setting;
 use super::tablespaces::PlacedTablespace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::beneath::Beneath;
-use crate::model::{ControlFile, EngineRecord};
+use crate::model::{ControlFile, EngineRecord, ExcludedTablespace};
 
 /// The parameter that lets recovery pass over pages that are not there.
 const IGNORE: &str = "ignore_invalid_pages";
@@ -39,7 +39,7 @@ pub(super) fn settings(settings: &mut Vec<Setting>, record: &EngineRecord) {
 
 /// What the user has to know.
 pub(super) fn warnings(record: &EngineRecord) -> Vec<String> {
-    let mut warnings: Vec<String> = record.excluded_tablespaces.iter().map(|one| one.consequences()).collect();
+    let mut warnings: Vec<String> = record.excluded_tablespaces.iter().map(ExcludedTablespace::consequences).collect();
     if !warnings.is_empty() {
         warnings.push(format!(
             "recovery runs with {IGNORE} = on, as WAL may refer to pages of what was left out; that would hide missing pages of other \
@@ -128,7 +128,6 @@ pub(super) fn pages_of_others(lines: &[String], excluded: &[u32]) -> Vec<String>
 mod tests {
     use super::*;
     use crate::id::Token;
-    use crate::model::ExcludedTablespace;
 
     #[test]
     fn pages_that_are_missing_elsewhere_are_told_from_those_of_what_was_left_out() {

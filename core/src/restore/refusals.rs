@@ -160,8 +160,8 @@ pub(super) fn places(input: &PlanInput<'_>, target: &Path, placed: &[PlacedTable
         }
         if devices.attached.is_some() {
             // On the volumes that the user has mounted nothing is emptied: the place might be that of a living server.
-            let left_out = placed.iter().filter(|one| one.left_out && !one.inside);
-            left_out.map(|one| tablespace(input, target, &place, one)).collect::<Result<()>>()?;
+            let mut left_out = placed.iter().filter(|one| one.left_out && !one.inside);
+            left_out.try_for_each(|one| tablespace(input, target, &place, one))?;
             return mounted(input, target, &place);
         }
     }
