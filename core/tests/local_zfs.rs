@@ -172,6 +172,7 @@ async fn a_dataset_may_be_read_only_out_of_quota_unmounted_or_full_of_visible_sn
     assert!(Path::new(&copied.snapshot).join("data/global").exists());
     assert!(!Path::new(&copied.snapshot).join(".zfs").exists(), "a copy of the snapshots");
     copying.delete(&copied).await.unwrap();
+    provider.delete(&old).await.unwrap();
 
     zfs(&["set", "readonly=on", &pool.name_of("pg")]);
     let on_read_only = take(&provider, &volume_of(&top.join("data")).await.1).await;
@@ -184,6 +185,7 @@ async fn a_dataset_may_be_read_only_out_of_quota_unmounted_or_full_of_visible_sn
     provider.delete(&over_quota).await.unwrap();
     zfs(&["set", "quota=none", &pool.name_of("pg")]);
 
+    let old = take(&provider, &volume).await;
     zfs(&["set", "canmount=noauto", &pool.name_of("pg")]);
     zfs(&["unmount", &pool.name_of("pg")]);
     provider.status(&old).await.unwrap();

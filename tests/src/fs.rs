@@ -1,9 +1,9 @@
-//! File systems in image files, mounted through loop devices: btrfs, XFS with reflinks, ext4.
+//! File systems in image files: btrfs, XFS with reflinks and ext4, mounted through loop devices, and ZFS, whose pool lies in one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::run;
+use crate::command::{attempt, run};
 use crate::scratch::Scratch;
 use crate::skip::{Missing, Need};
 use crate::user;
@@ -17,10 +17,12 @@ pub enum Kind {
     XfsReflink,
     /// Neither: plain copies.
     Ext4,
+    /// Datasets and snapshots. Few kernels have it; `make test-vm` runs one that does.
+    Zfs,
 }
 
 impl Kind {
-    /// All of them.
+    /// All that every machine of the tests has.
     pub const ALL: [Self; 3] = [Self::Btrfs, Self::XfsReflink, Self::Ext4];
 
     /// The name in `/proc/filesystems`.
@@ -29,6 +31,7 @@ impl Kind {
             Self::Btrfs => "btrfs",
             Self::XfsReflink => "xfs",
             Self::Ext4 => "ext4",
+            Self::Zfs => "zfs",
         }
     }
 
@@ -37,6 +40,7 @@ impl Kind {
             Self::Btrfs => ("mkfs.btrfs", &["-q"]),
             Self::XfsReflink => ("mkfs.xfs", &["-q", "-m", "reflink=1"]),
             Self::Ext4 => ("mkfs.ext4", &["-q"]),
+            Self::Zfs => ("zpool", &["create", "-O", "compression=off"]),
         };
         let mut command = Command::new(program);
         command.args(options);
@@ -45,7 +49,7 @@ impl Kind {
 
     /// Whether such a file system can be made and mounted on this machine.
     pub fn available(self) -> Result<(), Missing> {
-        let need = Need::FileSystem(self.name());
+        let need = if self == Self::Zfs { Need::Tool("zfs") } else { Need::FileSystem(self.name()) };
         if !user::is_root() {
             return Err(Missing::new(need, "only root may mount it"));
         }
@@ -86,6 +90,12 @@ impl LoopFs {
         file.set_len(size_mib << 20).expect("a sparse file can have any size");
         run(kind.make().arg(&image));
         let mount = scratch.dir("fs");
+        if kind == Kind::Zfs {
+            let made = Self { kind, mount, scratch };
+            run(kind.make().arg("-m").arg(&made.mount).arg(made.pool()).arg(&image));
+            user::give(&made.mount);
+            return Ok(made);
+        }
         let mut options = options.to_owned();
         options.push_str(if options.is_empty() { "loop" } else { ",loop" });
         // With this option the loop device goes away with the mount.
@@ -123,15 +133,42 @@ impl LoopFs {
         self.scratch.path().join("image")
     }
 
-    /// A new place in it that a snapshot can be taken of: a subvolume on btrfs, a directory elsewhere.
+    /// The pool of a ZFS.
+    pub fn pool(&self) -> String {
+        let name = self.scratch.path().file_name().and_then(|name| name.to_str()).expect("its name is made by us");
+        // As a name of a pool, which begins with a letter and has no dots.
+        name.replace('.', "_")
+    }
+
+    /// A new place in it that a snapshot can be taken of: a subvolume on btrfs, a dataset of ZFS, a directory elsewhere.
     pub fn volume(&self, name: &str) -> PathBuf {
         let path = self.mount.join(name);
         if self.kind == Kind::Btrfs {
             run(Command::new("btrfs").args(["subvolume", "create"]).arg(&path));
             user::give(&path);
+        } else if self.kind == Kind::Zfs {
+            run(Command::new("zfs").arg("create").arg(format!("{}/{name}", self.pool())));
+            user::give(&path);
         } else {
             user::make_dir(&path);
         }
         path
+    }
+}
+
+impl Drop for LoopFs {
+    fn drop(&mut self) {
+        if self.kind == Kind::Zfs {
+            // What still works in it keeps it busy.
+            for pid in
+                crate::scratch::processes_below(&self.mount).into_iter().filter_map(rustix::process::Pid::from_raw)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            let gone = attempt(Command::new("zpool").args(["destroy", "-f"]).arg(self.pool()));
+            if !gone.success() && !gone.stderr.contains("no such pool") {
+                eprintln!("could not destroy the pool {}: {}", self.pool(), gone.stderr);
+            }
+        }
     }
 }

@@ -22,6 +22,7 @@ fn method(kind: Kind) -> &'static str {
         Kind::Btrfs => "btrfs",
         Kind::XfsReflink => "reflink",
         Kind::Ext4 => "copy",
+        Kind::Zfs => "zfs",
     }
 }
 

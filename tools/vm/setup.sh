@@ -160,26 +160,48 @@ root() {
     mv "$root" "$VM/root"
 }
 
-# The image is made of the parts; init.sh is a part, too, and the quickest to change.
+# A cluster to be copied in the guest, and programs that do so.
+template() {
+    local bin=/usr/local/lib/pg/bin program
+    if [ ! -d "$VM/root/var/lib/postgresql/template" ]; then
+        mkdir -p "$VM/root/dev/shm"
+        chroot "$VM/root" runuser -u postgres -- /usr/lib/postgresql/15/bin/initdb --no-sync -A trust -E UTF8 --locale C.UTF-8 \
+            -U postgres --data-checksums -D /var/lib/postgresql/template.part >"$VM/initdb.log" 2>&1 || die "see $VM/initdb.log"
+        # What it found out is about the machine that makes the image.
+        sed -i 's/^dynamic_shared_memory_type.*/dynamic_shared_memory_type = posix/' \
+            "$VM/root/var/lib/postgresql/template.part/postgresql.conf"
+        mv "$VM/root/var/lib/postgresql/template.part" "$VM/root/var/lib/postgresql/template"
+    fi
+    mkdir -p "$VM/root$bin"
+    for program in "$VM/root"/usr/lib/postgresql/15/bin/*; do
+        ln -sfn "/usr/lib/postgresql/15/bin/$(basename "$program")" "$VM/root$bin/"
+    done
+    rm -f "$VM/root$bin/initdb"
+    install -m 755 "$ROOT/tools/vm/initdb.sh" "$VM/root$bin/initdb"
+}
+
+# What the image was made of: scripts are parts of it, too, and the quickest to change.
+parts() { echo "$(cat "$VM/kernel/release") $PACKAGES $(cat "$ROOT/tools/vm/init.sh" "$ROOT/tools/vm/initdb.sh" | cksum)"; }
+
 image() {
-    local release parts
+    local release
     release=$(cat "$VM/kernel/release")
-    parts="$release $PACKAGES $(cksum <"$ROOT/tools/vm/init.sh")"
-    if [ -e "$VM/root.img" ] && same_as "$VM/root.img.made-of" "$parts"; then return 0; fi
+    if [ -e "$VM/root.img" ] && same_as "$VM/root.img.made-of" "$(parts)"; then return 0; fi
     say "making the image"
     mkdir -p "$VM/root/lib/modules/$release/extra"
     cp "$VM/modules"/*.ko "$VM/root/lib/modules/$release/extra/"
     install -m 755 "$ROOT/tools/vm/init.sh" "$VM/root/init.sh"
+    template
     chroot "$VM/root" depmod "$release"
     rm -f "$VM/root.img.part"
-    heavy mkfs.ext4 -q -F -L root -d "$VM/root" "$VM/root.img.part" 1500M 2>/dev/null
+    heavy mkfs.ext4 -q -F -L root -d "$VM/root" "$VM/root.img.part" 1500M >/dev/null
     mv "$VM/root.img.part" "$VM/root.img"
-    echo "$parts" >"$VM/root.img.made-of"
+    parts >"$VM/root.img.made-of"
 }
 
 ready() {
     [ -e "$VM/root.img" ] && [ -d "$VM/modules" ] && [ -e "$VM/kernel/release" ] &&
-        same_as "$VM/root.img.made-of" "$(cat "$VM/kernel/release") $PACKAGES $(cksum <"$ROOT/tools/vm/init.sh")"
+        same_as "$VM/root.img.made-of" "$(parts)"
 }
 
 host_packages

@@ -39,6 +39,7 @@ pub(crate) fn measure(
         Kind::Btrfs => "snapshot",
         Kind::XfsReflink => "reflink",
         Kind::Ext4 => "copy",
+        Kind::Zfs => "zfs",
     };
     let (mut ours, mut peer) = (Series::of(&format!("barman-snap ({method})")), Series::of("pg_basebackup"));
     for number in 1..=runs {
