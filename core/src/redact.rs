@@ -106,6 +106,7 @@ fn may_hold_any(text: &str) -> bool {
     lower.contains("://")
         || lower.contains("bearer ")
         || lower.contains("scram-sha-256$")
+        || lower.contains("token")
         || PARTS.iter().chain(&ENDS).chain(&WHOLE).any(|word| lower.contains(word))
 }
 
@@ -166,7 +167,9 @@ fn value_behind(name: &str, rest: &str) -> Option<(usize, usize)> {
         let word = rest.strip_prefix(' ').filter(|word| bare(word) >= 8)?;
         return Some((1, 1 + bare(word)));
     }
-    if !is_secret(name) {
+    // Alone it may be anything; a member of a document is what a cloud gives out.
+    let is_token = name.eq_ignore_ascii_case("token") && rest.trim_start_matches('\\').starts_with('"');
+    if !is_secret(name) && !is_token {
         return None;
     }
     let mut scan = Scan { rest, at: 0 };
@@ -357,6 +360,8 @@ mod tests {
             ("x-amz-security-token: s3cret", "x-amz-security-token: ***"),
             ("<SecretAccessKey>s3cret</SecretAccessKey>", "<SecretAccessKey>***</SecretAccessKey>"),
             ("ssl_passphrase_command = 'echo s3cret'", "ssl_passphrase_command = '***'"),
+            (r#"{"Token": "s3cret", "a": 1}"#, r#"{"Token": "***", "a": 1}"#),
+            (r#"b"{\"Token\" : \"s3cret\"}""#, r#"b"{\"Token\" : \"***\"}""#),
             ("password=s3cret", "password=***"),
             ("password='s3cret", "password='***"),
         ] {
@@ -379,6 +384,7 @@ mod tests {
             "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the instance a role",
             "restore_command = 'barman-snap wal-restore s3://b/p pg %f %p'",
             "password=",
+            "the token is in no session, token=abc, 'token': 'abc'",
             "ü://ä:",
             "",
         ] {

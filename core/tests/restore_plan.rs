@@ -430,6 +430,17 @@ fn the_configuration_is_known_where_it_lay_outside() {
 }
 
 #[test]
+fn a_plan_shows_no_secret_of_the_command_that_is_written() {
+    let mut case = good();
+    case.request.wal = WalSource::Command("AWS_SECRET_ACCESS_KEY=s3cret fetch https://u:s3cret@h/%f %p".into());
+    let plan = case.plan().unwrap();
+    let command = plan.settings.iter().find(|setting| setting.name == "restore_command").unwrap();
+    assert!(command.value.contains("u:s3cret@h"), "it is written as it is");
+    let shown = format!("{plan} {} {plan:?}", serde_json::to_string(&plan).unwrap());
+    assert!(!shown.contains("s3cret") && shown.matches("fetch https://u:***@h/%f %p").count() == 3, "{shown}");
+}
+
+#[test]
 fn beside_an_original_that_is_running_only_a_clone_is_made_unless_the_user_says_otherwise() {
     let mut case = good();
     let setting = |plan: &RestorePlan, name: &str| {

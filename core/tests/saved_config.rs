@@ -120,7 +120,7 @@ async fn a_deleted_backup_takes_its_configuration_along() {
     let house = House::new();
     let id = backup(&house).await;
     let engine = house.engine().build();
-    assert_eq!(house.catalog().saved_configs().await.unwrap(), [id.clone()]);
+    assert_eq!(house.catalog().saved_configs().await.unwrap(), std::slice::from_ref(&id));
     let options = barman_snap::options::DeleteOptions { backup: Some(id.to_string()), ..Default::default() };
     let plan = options.run(&engine).await.unwrap();
     assert!(plan.to_string().contains("/private/config.json"), "{plan}");

@@ -297,7 +297,8 @@ impl Run<'_> {
         let row_count = rows.len() as u64;
         let first = rows.first().and_then(|row| row.first().cloned().flatten());
         rows.truncate(ROWS_KEPT);
-        self.proof.sql.push(SqlResult { check: check.clone(), row_count, rows });
+        let shown = SqlCheck { sql: redact::text(&check.sql).into_owned(), ..check.clone() };
+        self.proof.sql.push(SqlResult { check: shown, row_count, rows });
         Ok(match &check.expect {
             Some(expected) if first.as_ref() != Some(expected) => {
                 let found = first.unwrap_or_else(|| "nothing".to_owned());
