@@ -9,12 +9,16 @@ mod support_session;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use barman_snap::catalog::delete::Selection;
-use barman_snap::catalog::{Catalog, DeletePlan, DeleteRequest, Layout, ObjectSpace, RetentionPolicy, ServerName};
+use barman_snap::catalog::{
+    Catalog, DeletePlan, DeleteRequest, Layout, ObjectSpace, RetentionPolicy, ServerName, StoreHook, StoreOp,
+};
 use barman_snap::engine::EngineBuilder;
 use barman_snap::id::BackupId;
+use barman_snap::model::BackupStatus;
 use barman_snap::provider::SnapshotProvider;
 use barman_snap::provider::registry::ProviderSource;
 use barman_snap::session::{BackupRequest, BackupSession, Step, WalPolicy};
@@ -303,4 +307,85 @@ async fn a_backup_of_a_stock_tool_is_deleted_with_the_snapshots_that_its_metadat
         assert_eq!(left, ["of-somebody-else"], "{name}");
         assert!(place.catalog.list().await.unwrap().is_empty(), "{name}");
     }
+}
+
+/// Lets everything that changes something fail from the call number `from` on, in the store and at the provider, as if the process
+/// had been killed there: before its effect, or after it.
+#[derive(Debug)]
+struct Killed {
+    calls: AtomicUsize,
+    from: usize,
+    after: bool,
+}
+
+impl Killed {
+    fn count(&self) -> usize {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn error() -> Error {
+        Error::new(ErrorKind::Unavailable, "killed here")
+    }
+}
+
+impl StoreHook for Killed {
+    fn before(&self, op: StoreOp, _: &str) -> Result<()> {
+        let changes = matches!(op, StoreOp::Put | StoreOp::PutNew | StoreOp::PutIfVersion | StoreOp::Delete);
+        let number = if changes { self.count() } else { self.calls.load(Ordering::Relaxed) };
+        let is_it = if self.after { number > self.from } else { number >= self.from };
+        if changes && is_it { Err(Self::error()) } else { Ok(()) }
+    }
+
+    fn after(&self, op: StoreOp, _: &str) -> Result<()> {
+        let changes = matches!(op, StoreOp::Put | StoreOp::PutNew | StoreOp::PutIfVersion | StoreOp::Delete);
+        let is_it = self.after && self.calls.load(Ordering::Relaxed) > self.from;
+        if changes && is_it { Err(Self::error()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_killed_at_any_call_leaves_no_broken_backup_that_counts_and_is_ended_by_the_next() {
+    let mut killed = 0;
+    for after in [false, true] {
+        for from in 0.. {
+            let place = Place::new();
+            let provider = place.provider("memory");
+            for _ in 0..3 {
+                place.backup(&provider).await;
+            }
+            let wal = place.catalog.layout().wal("000000010000000000000001".parse().unwrap(), None);
+            place.catalog.space().put(&wal, "wal").await.unwrap();
+            let hook = Arc::new(Killed { calls: AtomicUsize::new(0), from, after });
+            let catalog = Catalog::new(place.catalog.space().with_hook(hook.clone()), place.catalog.layout().clone());
+            let seen = hook.clone();
+            let faulty = provider.with_faults(Arc::new(move |call, moment, _: &str| {
+                let number = match (call, moment) {
+                    (Call::Delete, Moment::Before) => seen.count(),
+                    (Call::Delete, Moment::After) => seen.calls.load(Ordering::Relaxed) - 1,
+                    _ => return None,
+                };
+                let is_it = number > seen.from || (number == seen.from && seen.after == (moment == Moment::After));
+                is_it.then(Killed::error)
+            }));
+            let engine = Engine::on(catalog).provider(Arc::new(faulty)).clock(place.clock.clone()).build();
+            let result = delete(&engine, &redundancy(1)).await;
+            let existing: Vec<_> = provider.existing().into_iter().map(|ticket| ticket.snapshot).collect();
+            for entry in place.catalog.list().await.unwrap() {
+                let info = entry.info.unwrap();
+                let record = info.engine_record().unwrap().unwrap();
+                let whole = record.snapshots.iter().all(|one| existing.contains(&one.ticket.snapshot));
+                assert!(whole || info.status == BackupStatus::Failed, "call {from}: {} counts and is broken", entry.id);
+            }
+            // The same command again.
+            delete(&place.engine(&provider).build(), &redundancy(1)).await.unwrap();
+            assert_eq!((place.catalog.list().await.unwrap().len(), provider.existing().len()), (1, 1), "call {from}");
+            assert!(!place.has(&wal).await, "call {from}: WAL that no backup needs");
+            if result.is_ok() {
+                assert!(hook.calls.load(Ordering::Relaxed) <= from, "call {from} failed, and nobody was told");
+                break;
+            }
+            killed += 1;
+        }
+    }
+    assert!(killed > 20, "{killed}");
 }

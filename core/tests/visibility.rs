@@ -15,8 +15,8 @@ use barman_snap::model::BackupStatus;
 use barman_snap::provider::local::{LocalOptions, LocalProvider, Method};
 use barman_snap::session::gc::GcLimits;
 use barman_snap::session::{Action, BackupRequest, BackupSession, Phase, Step, WalPolicy, Wishes};
-use barman_snap::testing::{ManualClock, ScriptedPostgres};
-use barman_snap::{Engine, ErrorKind};
+use barman_snap::testing::{Call, ManualClock, MemoryOptions, MemoryProvider, Moment, ScriptedPostgres};
+use barman_snap::{Engine, Error, ErrorKind};
 use support_fs::{Kind, Mounted, mounted, run, text};
 
 /// A cluster on a file system of its own, and a catalog elsewhere.
@@ -292,4 +292,92 @@ async fn the_age_of_a_session_is_measured_by_the_clock_of_the_store() {
         );
     }
     assert_eq!(keys(place.objects().await), before, "nothing is left of the question");
+}
+
+/// What a provider may say when it is asked for what was made with other keys, without the permission, or not at all.
+#[derive(Clone, Copy, Debug)]
+enum Says {
+    OtherAccount,
+    Refused(Call, ErrorKind),
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_or_does_not_let_us_look_has_lost_nothing() {
+    let mut says = vec![Says::OtherAccount];
+    for kind in [ErrorKind::Unavailable, ErrorKind::PermissionDenied] {
+        says.extend(
+            [Call::Unseen, Call::Find, Call::List, Call::Status, Call::CheckDelete]
+                .map(|call| Says::Refused(call, kind)),
+        );
+    }
+    for said in says {
+        let clock = Arc::new(ManualClock::at("2026-05-29T10:11:12Z".parse().unwrap()));
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().canonicalize().unwrap().join("data");
+        std::fs::create_dir_all(data.join("pg_wal")).unwrap();
+        let layout = Layout::new("", ServerName::new("pg1").unwrap()).unwrap();
+        let catalog = Catalog::new(ObjectSpace::in_memory(), layout);
+        let provider = MemoryProvider::new(clock.clone(), MemoryOptions::default());
+        provider.add_volume(data.clone());
+        let engine_of = |provider: &MemoryProvider| {
+            Engine::on(catalog.clone()).provider(Arc::new(provider.clone())).clock(clock.clone()).build()
+        };
+        let postgres = ScriptedPostgres::new(&data, vec![]);
+        let request = BackupRequest { wal: WalPolicy::External, ..BackupRequest::default() };
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let mut session = engine_of(&provider).backup(postgres.connect(), &request).await.unwrap();
+            session.run().await.unwrap();
+            ids.push(session.backup_id().clone());
+            clock.advance(std::time::Duration::from_secs(60));
+        }
+        let mut session = engine_of(&provider).backup(postgres.connect(), &request).await.unwrap();
+        while session.next_step().await.unwrap() != Some(Step::StoreLabel) {}
+        drop(session);
+        let bytes = async || {
+            let mut objects = Vec::new();
+            for object in catalog.space().list("").await.unwrap() {
+                objects.push((catalog.space().get(&object.key).await.unwrap().unwrap().0, object.key));
+            }
+            (objects, provider.existing())
+        };
+        let before = bytes().await;
+        let blind = match said {
+            Says::OtherAccount => {
+                provider.set_unseen(Some("its snapshots are in account 1, these are the keys of account 2"));
+                provider.clone()
+            }
+            Says::Refused(refused, kind) => provider.with_faults(Arc::new(move |call, moment, _: &str| {
+                (call == refused && moment == Moment::Before).then(|| Error::new(kind, "the provider says no"))
+            })),
+        };
+        let engine = engine_of(&blind);
+        let wishes = Wishes { force: true, ..Wishes::default() };
+        let _ = engine.recover(&RecoverRequest { wishes, dry_run: true, ..RecoverRequest::default() }).await.unwrap();
+        // What does not ask this question works as ever: nothing is lost by that.
+        let asked = |calls: &[Call]| {
+            matches!(said, Says::OtherAccount) || matches!(said, Says::Refused(call, _) if calls.contains(&call))
+        };
+        if asked(&[Call::Unseen, Call::Find]) {
+            let _ = engine.recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+        }
+        if asked(&[Call::Unseen, Call::CheckDelete]) {
+            engine.plan_delete(&delete(Selection::Backups(vec![ids[0].clone()]))).await.unwrap_err();
+            if let Ok(plan) = engine.plan_delete(&delete(Selection::Obsolete(RetentionPolicy::Redundancy(1)))).await {
+                assert!(plan.backups.is_empty() && plan.skipped.len() == 1, "{said:?}: {plan}");
+                engine.delete(&plan).await.unwrap();
+            }
+        }
+        let plan = engine.plan_gc(&AT_ONCE).await.unwrap();
+        assert!(plan.is_empty(), "{said:?}: {plan}");
+        engine.apply_gc(&plan).await.unwrap();
+        if asked(&[Call::Unseen, Call::List]) {
+            assert!(!plan.unseen_snapshots.is_empty() || !plan.unreachable.is_empty(), "{said:?}: {plan}");
+        }
+        provider.set_unseen(None);
+        assert!(bytes().await == before, "{said:?}: something has changed");
+        let rescues =
+            engine_of(&provider).recover(&RecoverRequest { wishes, ..RecoverRequest::default() }).await.unwrap();
+        assert_eq!(rescues.last().unwrap().ended, Phase::Published, "{said:?}");
+    }
 }

@@ -44,6 +44,7 @@ pub enum Call {
     CheckRequests,
     Create,
     Status,
+    Unseen,
     Find,
     List,
     Delete,
@@ -125,6 +126,8 @@ struct State {
     /// With when they were deleted.
     deleted: Vec<(Duration, Ticket, String)>,
     restored: BTreeSet<PathBuf>,
+    /// Why nothing can be seen now, as with the keys of another account: then everything looks gone.
+    unseen: Option<String>,
 }
 
 struct Snapshot {
@@ -293,6 +296,9 @@ impl MemoryProvider {
     fn tickets(&self, wanted: impl Fn(&Ticket, &str) -> bool) -> Vec<Ticket> {
         let (now, lag) = (self.clock.monotonic(), self.options.lag);
         let state = self.advanced(None);
+        if state.unseen.is_some() {
+            return Vec::new();
+        }
         let shows = state.snapshots.iter().filter(|found| found.created + lag <= now);
         let ghosts = state.deleted.iter().filter(|(at, ..)| *at + lag > now);
         shows
@@ -426,13 +432,19 @@ impl SnapshotProvider for MemoryProvider {
         self.fault(Call::Status, Moment::Before, &ticket.snapshot)?;
         let state = self.advanced(Some(&ticket.snapshot));
         let now = self.clock.monotonic();
-        let found = state.snapshots.iter().find(|snapshot| snapshot.ticket.snapshot == ticket.snapshot);
+        let is_it = |snapshot: &&Snapshot| snapshot.ticket.snapshot == ticket.snapshot && state.unseen.is_none();
+        let found = state.snapshots.iter().find(is_it);
         match found.filter(|snapshot| snapshot.created <= now) {
             Some(snapshot) => {
                 Ok(SnapshotStatus { state: snapshot.state.clone(), percent: None, bytes_copied: Some(0) })
             }
             None => Err(Error::not_found(format!("no such snapshot: {}", ticket.snapshot))),
         }
+    }
+
+    async fn unseen(&self, _instance: &Instance, _volumes: &[Volume]) -> Result<Option<String>> {
+        self.fault(Call::Unseen, Moment::Before, "")?;
+        Ok(self.lock().unseen.clone())
     }
 
     async fn find(&self, token: &Token, _volumes: &[Volume]) -> Result<Vec<Ticket>> {

@@ -25,6 +25,11 @@ impl MemoryProvider {
         });
     }
 
+    /// Takes all snapshots out of sight, for this reason; or with `None` brings them back.
+    pub fn set_unseen(&self, why: Option<&str>) {
+        self.lock().unseen = why.map(str::to_owned);
+    }
+
     /// Locks a snapshot, or with `None` releases it. False if there is no such snapshot.
     pub fn set_lock(&self, snapshot: &str, until: Option<&str>) -> bool {
         let mut state = self.lock();
