@@ -4,6 +4,7 @@
 //! It runs commands and reads what lies around. It judges nothing.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -134,7 +135,13 @@ impl Plan {
         let snap = BarmanSnap::found()?;
         let place = Scratch::new();
         let (url, env) = self.catalog.unwrap_or_else(|| (place.dir("catalog").display().to_string(), Vec::new()));
+        // Outside the cluster, so that every backup has a private object.
+        let included = place.path().join("included.conf");
+        let lines = format!("log_min_error_statement = error\nplanted.outer_password = '{PLANTED}'\n");
+        fs::write(&included, lines).expect("a file can be written");
+        user::give(&included);
         let mut builder = Cluster::builder(&self.installation)
+            .setting("include", &included.display().to_string())
             .data(fs.volume("main").join("data"))
             .segment_mib(self.segment_mib)
             .superuser(&self.superuser)
@@ -340,9 +347,14 @@ impl Drop for Searched {
         for folder in ["base", "sessions", "proofs"] {
             files_below(&Path::new(&self.url).join(SERVER).join(folder), &mut found);
         }
-        for path in found.iter().filter(|path| !path.ends_with("private/config.json")) {
+        for path in found {
+            if path.ends_with("private/config.json") {
+                let mode = fs::metadata(&path).map_or(0o600, |meta| meta.permissions().mode());
+                assert_eq!(mode & 0o777, 0o600, "the mode of {}", path.display());
+                continue;
+            }
             // One that is locked away by a test is none that others can read.
-            let bytes = fs::read(path).unwrap_or_default();
+            let bytes = fs::read(&path).unwrap_or_default();
             assert!(!String::from_utf8_lossy(&bytes).contains(PLANTED), "a secret is in {}", path.display());
         }
     }

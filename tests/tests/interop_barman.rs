@@ -116,6 +116,7 @@ fn stock_lists_shows_keeps_and_deletes_what_we_write() {
     assert!(orphans.iter().all(|one| one["name"].as_str().is_some_and(|name| name.contains(&lower))), "{plan:#}");
     assert!(!site.snapshots().iter().any(|name| name.contains(&lower)));
     assert!(site.snapshots().iter().any(|name| name.contains(&second.to_lowercase())), "those of the other are kept");
+    assert_eq!(plan["saved_configs"], serde_json::json!([first]), "and the private object, which it does not know");
     // The journal that names them goes when they are gone.
     assert_eq!(plan["kept_journals"][0]["backup_id"], first.as_str(), "{plan:#}");
     assert_eq!(site.json("gc", &["--apply"])["journals"][0], first.as_str());
