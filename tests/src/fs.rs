@@ -53,7 +53,8 @@ impl Kind {
         if !user::is_root() {
             return Err(Missing::new(need, "only root may mount it"));
         }
-        if !Path::new("/dev/loop-control").exists() {
+        // A pool lies in the file itself.
+        if self != Self::Zfs && !Path::new("/dev/loop-control").exists() {
             return Err(Missing::new(need, "the kernel has no loop devices"));
         }
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -88,7 +89,6 @@ impl LoopFs {
         let image = scratch.path().join("image");
         let file = std::fs::File::create(&image).expect("the image file is made");
         file.set_len(size_mib << 20).expect("a sparse file can have any size");
-        run(kind.make().arg(&image));
         let mount = scratch.dir("fs");
         if kind == Kind::Zfs {
             let made = Self { kind, mount, scratch };
@@ -96,6 +96,7 @@ impl LoopFs {
             user::give(&made.mount);
             return Ok(made);
         }
+        run(kind.make().arg(&image));
         let mut options = options.to_owned();
         options.push_str(if options.is_empty() { "loop" } else { ",loop" });
         // With this option the loop device goes away with the mount.

@@ -8,6 +8,7 @@ chmod 755 /work
 if [ -e /host/barman-snap ]; then install -m 755 /host/barman-snap /work/barman-snap; fi
 export TMPDIR=/work BARMAN_SNAP_TEST_DIR=/work BARMAN_SNAP_BIN=/work/barman-snap BARMAN_SNAP_PG_BIN_DIRS=/usr/local/lib/pg/bin
 export RUST_BACKTRACE=0 CI=true
+modprobe loop
 # Without it every test would be skipped.
 [ -e /sys/module/zfs ] || { echo "the guest has no ZFS"; exit 1; }
 failed=()
@@ -19,8 +20,11 @@ for program in /host/*.test; do
     filter=$(cat /host/filter 2>/dev/null)
     # The conformance suite of the other methods runs everywhere.
     [ "$name" != conformance_local ] || filter=zfs_snapshots_pass
-    # shellcheck disable=SC2086 # Words.
-    /work/test --test-threads 1 $filter || failed+=("$name")
+    # shellcheck disable=SC2086,SC2266 # Words; and it is meant to be piped.
+    /work/test --test-threads 1 --nocapture $filter 2>&1 | tee /work/said
+    [ "${PIPESTATUS[0]}" = 0 ] || failed+=("$name")
+    # Here it would hide that nothing was tested.
+    ! grep -q 'skipped:' /work/said || failed+=("$name (skipped)")
     echo "    $((SECONDS - begin)) s"
 done
 if [ ${#failed[@]} -gt 0 ]; then echo "failed: ${failed[*]}"; exit 1; fi
