@@ -9,7 +9,7 @@
 //! another name, and tells gone from not to be seen. What may be done is in [`permits`](super::zfs_permits), what the
 //! command says in [`said`](super::zfs_said).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -114,8 +114,17 @@ impl Zfs {
         strict: bool,
         wanted: impl Fn(&Token, &str) -> bool,
     ) -> Result<Vec<Ticket>> {
+        let names = volumes.iter().map(dataset).collect::<Result<BTreeSet<&str>>>()?;
+        // One call where all is as it was: this is asked in backup mode, too. If one is not there, each is looked for.
+        let names: Vec<&str> = names.into_iter().collect();
+        let all = if names.is_empty() { String::new() } else { self.listing(&names).unwrap_or_default() };
         let mut tickets = Vec::new();
         for volume in volumes {
+            let name = dataset(volume)?;
+            if is_there(&all, name, volume.attributes.get(DATASET_GUID)) {
+                tickets.extend(of_volume(&all, name, volume, &wanted));
+                continue;
+            }
             let name = match self.where_is(volume) {
                 Ok(Ok(Some(name))) => name,
                 // It was destroyed, and its snapshots with it.
@@ -131,13 +140,16 @@ impl Zfs {
                     continue;
                 }
             };
-            let columns = format!("name,{TOKEN},{MARK}");
-            let out = self.run(&["list", "-H", "-t", "snapshot", "-d", "1", "-o", &columns, &name])?;
-            let ours = out.lines().filter_map(parse_snapshot).filter(|listed| listed.dataset == name);
-            let ours = ours.filter(|listed| wanted(&listed.token, &listed.mark) && is_of(volume, &listed.name));
-            tickets.extend(ours.map(|listed| ticket(volume, &name, &listed.name, listed.token)));
+            tickets.extend(of_volume(&self.listing(&[&name])?, &name, volume, &wanted));
         }
         Ok(tickets)
+    }
+
+    /// Datasets and their snapshots, with all that is known of them here.
+    fn listing(&self, names: &[&str]) -> Result<String> {
+        let columns = format!("name,guid,{TOKEN},{MARK}");
+        let arguments = ["list", "-H", "-t", "filesystem,snapshot", "-d", "1", "-o", &columns];
+        self.run(&[&arguments, names].concat())
     }
 
     /// The token of a snapshot; `None` if there is no such snapshot.
@@ -391,9 +403,25 @@ struct Listed {
     mark: String,
 }
 
+/// Whether a dataset is listed, and is the same one as before where that is known.
+fn is_there(listing: &str, dataset: &str, guid: Option<&String>) -> bool {
+    let mut lines = listing.lines().map(|line| line.split('\t'));
+    lines.any(|mut columns| {
+        columns.next() == Some(dataset) && guid.is_none_or(|guid| columns.next() == Some(guid.as_str()))
+    })
+}
+
+/// The tickets of the snapshots of a volume that are wanted.
+fn of_volume(listing: &str, dataset: &str, volume: &Volume, wanted: &impl Fn(&Token, &str) -> bool) -> Vec<Ticket> {
+    let ours = listing.lines().filter_map(parse_snapshot).filter(|listed| listed.dataset == dataset);
+    let ours = ours.filter(|listed| wanted(&listed.token, &listed.mark) && is_of(volume, &listed.name));
+    ours.map(|listed| ticket(volume, dataset, &listed.name, listed.token)).collect()
+}
+
 fn parse_snapshot(line: &str) -> Option<Listed> {
     let mut columns = line.split('\t');
     let (dataset, name) = columns.next()?.split_once('@')?;
+    let _guid = columns.next()?;
     let token = columns.next()?.parse().ok()?;
     let mark = columns.next()?.to_owned();
     Some(Listed { dataset: dataset.to_owned(), name: name.to_owned(), token, mark })
@@ -421,9 +449,13 @@ mod tests {
         assert_eq!(parse_dataset("tank/pg\t/srv/my pg"), Some(("tank/pg".into(), "/srv/my pg".into())));
         assert_eq!(parse_dataset("tank\tlegacy"), None);
         let token = Token::from_bits(1);
-        let listed = parse_snapshot(&format!("tank/pg@a-1\t{token}\tmain")).unwrap();
+        let listed = parse_snapshot(&format!("tank/pg@a-1\t5\t{token}\tmain")).unwrap();
         assert_eq!((listed.dataset.as_str(), listed.name.as_str(), listed.mark.as_str()), ("tank/pg", "a-1", "main"));
-        assert_eq!(parse_snapshot("tank/pg@daily\t-\t-"), None);
+        assert_eq!(parse_snapshot("tank/pg@daily\t5\t-\t-"), None);
+        let listing = "tank/pg\t7\t-\t-\ntank/pg/child\t8\t-\t-\ntank/pg@daily\t9\t-\t-";
+        let there = |name: &str, guid: Option<&str>| is_there(listing, name, guid.map(str::to_owned).as_ref());
+        assert!(there("tank/pg", None) && there("tank/pg", Some("7")) && there("tank/pg/child", Some("8")));
+        assert!(!there("tank/pg", Some("8")) && !there("tank", None));
     }
 
     #[test]
