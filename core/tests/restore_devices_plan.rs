@@ -93,6 +93,7 @@ fn three() -> Case {
         may_mount: true,
         btrfs: BTreeSet::new(),
         attached: None,
+        outlook: Vec::new(),
     };
     Case { info, record, request, host: HostFacts::default(), facts }
 }

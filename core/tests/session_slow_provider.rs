@@ -14,7 +14,7 @@ use std::time::Duration;
 use barman_snap::catalog::{Catalog, Layout, ObjectSpace, ServerName};
 use barman_snap::clock::Clock;
 use barman_snap::engine::RecoverRequest;
-use barman_snap::model::BackupStatus;
+use barman_snap::model::{BackupStatus, Tablespace};
 use barman_snap::session::gc::GcLimits;
 use barman_snap::session::{BackupRequest, WalPolicy, Wishes};
 use barman_snap::testing::{Call, Delay, ManualClock, MemoryOptions, MemoryProvider, Moment, ScriptedPostgres};
@@ -36,7 +36,7 @@ struct Place {
     space: ObjectSpace,
     provider: MemoryProvider,
     postgres: ScriptedPostgres,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Place {
@@ -48,7 +48,7 @@ impl Place {
         let provider = MemoryProvider::new(clock.clone(), options);
         provider.add_volume(PathBuf::from(&data));
         let postgres = ScriptedPostgres::new(&data, Vec::new());
-        Self { postgres, clock, space: ObjectSpace::in_memory(), provider, _dir: dir }
+        Self { postgres, clock, space: ObjectSpace::in_memory(), provider, dir }
     }
 
     fn engine(&self, provider: MemoryProvider) -> Engine {
@@ -226,5 +226,44 @@ async fn a_list_that_lags_undoes_nothing_and_holds_up_no_undo() {
             .await;
         result.unwrap_err();
         assert_eq!(place.clean().await, "clean", "lists lag by {lag} s");
+    }
+}
+
+#[tokio::test]
+async fn where_one_call_for_all_is_forbidden_each_volume_is_cut_by_its_own() {
+    for call in [Call::CheckRequests, Call::Create] {
+        for in_recovery in [false, true] {
+            for asked_for in [None, Some(true)] {
+                let place = Place::new(MemoryOptions { group: true, ..usual() });
+                let location = place.dir.path().canonicalize().unwrap().join("ts1");
+                std::fs::create_dir_all(&location).unwrap();
+                place.provider.add_volume(&location);
+                let data = place.provider.volume_ids()[0].clone();
+                let tablespace =
+                    Tablespace { name: "ts1".into(), oid: 16384, location: location.to_str().unwrap().into() };
+                let postgres = ScriptedPostgres::new(&data, vec![tablespace]);
+                postgres.set_facts(|facts| facts.in_recovery = in_recovery);
+                // What takes all is the first call.
+                let first = AtomicU32::new(0);
+                let provider = place.provider.with_faults(Arc::new(move |asked, moment, _about: &str| {
+                    let hit = asked == call && moment == Moment::Before && first.fetch_add(1, Ordering::SeqCst) == 0;
+                    hit.then(|| Error::new(ErrorKind::PermissionDenied, "no group (test)"))
+                }));
+                let request = BackupRequest { wal: WalPolicy::External, group: asked_for, ..BackupRequest::default() };
+                let result = match place.engine(provider).backup(postgres.connect(), &request).await {
+                    Ok(mut session) => session.run().await.map(drop),
+                    Err(error) => Err(error),
+                };
+                assert_eq!(result.is_err(), asked_for.is_some(), "{call:?}: {result:?}");
+                let made = place.provider.existing();
+                if asked_for.is_none() {
+                    assert_eq!(made.len(), 2);
+                    // On a standby the volume with pg_control comes last.
+                    assert_eq!(made[1].volume == data, in_recovery, "{made:?}");
+                } else {
+                    assert_eq!(made, []);
+                }
+            }
+        }
     }
 }

@@ -28,6 +28,18 @@ class AwsOptions(TypedDict, total=False):
     """Regions to copy the snapshots to when they are complete."""
     copy_kms_key_id: str
     """KMS key for the copies."""
+    fast_restore_zones: Sequence[str]
+    """Availability zones in which fast snapshot restore is enabled for the snapshots when they are complete."""
+    volume_type: str
+    """Kind of restored volumes (``gp3``, ``io2``, …), if not that of the original."""
+    volume_iops: int
+    """Operations per second of restored volumes, if not those of the original."""
+    volume_throughput: int
+    """MiB per second of restored volumes, if not those of the original."""
+    volume_kms_key_id: str
+    """KMS key of restored volumes, if not that of the snapshot."""
+    volume_initialization_rate: int
+    """MiB per second, 100 to 300, at which restored volumes are filled from their snapshots."""
     call_timeout_s: int
     """Seconds that one call may take; 30 if not given."""
 
@@ -51,6 +63,16 @@ class GcpOptions(TypedDict, total=False):
     """``standard`` or ``archive``."""
     kms_key_name: str
     """Cloud KMS key to encrypt the snapshots with."""
+    disk_type: str
+    """Type of restored disks (``pd-ssd``, ``hyperdisk-balanced``, …), if not that of the original."""
+    disk_iops: int
+    """Operations per second of restored disks, if not those of the original."""
+    disk_throughput: int
+    """MiB per second of restored disks, if not those of the original."""
+    disk_kms_key: str
+    """Cloud KMS key of restored disks, if not that of the original."""
+    disk_replica_zones: Sequence[str]
+    """The two zones of restored disks that are regional; if not given, those of the original."""
     call_timeout_s: int
     """Seconds that one call may take; 30 if not given."""
 
@@ -72,5 +94,17 @@ class AzureOptions(TypedDict, total=False):
     """Resource id of the disk encryption set for the snapshots."""
     copy_to: str
     """Region to copy the snapshots to when they are complete."""
+    instant_access_minutes: int
+    """Minutes, 60 to 300, for which snapshots of Ultra disks and Premium SSD v2 can be used before all is copied."""
+    disk_sku: str
+    """Kind of restored disks (``Premium_LRS``, ``PremiumV2_LRS``, …), if not that of the original."""
+    disk_iops: int
+    """Operations per second of restored Ultra disks and Premium SSD v2, if not those of the original."""
+    disk_mbps: int
+    """MB per second of restored Ultra disks and Premium SSD v2, if not those of the original."""
+    disk_tier: str
+    """Performance tier of restored Premium SSDs (``P30``, …), if not that of the original."""
+    restored_disk_encryption_set: str
+    """Resource id of the disk encryption set of restored disks, if not that of the original."""
     call_timeout_s: int
     """Seconds that one call may take; 30 if not given."""

@@ -41,6 +41,7 @@ from werkzeug.serving import make_server  # noqa: E402
 from werkzeug.test import Client  # noqa: E402
 
 from .aws_ebs import Ebs, name_of, responses  # noqa: E402
+from . import tls  # noqa: E402
 from .aws_metadata import Metadata  # noqa: E402
 
 REGION = "us-east-1"
@@ -62,8 +63,6 @@ class AwsCloud(Cloud):
 
     def __init__(self, place: Place) -> None:
         """Starts the server."""
-        if place.tls:
-            raise ValueError("every client of AWS can be told an endpoint, so there is no HTTPS here")
         super().__init__(place)
         self.ebs = Ebs(self.store, self.settings)
         moto.ec2.urls.url_paths["{0}/"] = responses(self.ebs).dispatch
@@ -71,10 +70,18 @@ class AwsCloud(Cloud):
         self._client = Client(self._moto)
         self._gate = Gate(self)
         self._server = make_server("127.0.0.1", 0, self._guarded, threaded=True, request_handler=_QuietHandler)
-        self._server.daemon_threads = True  # type: ignore[attr-defined]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._secure = self._over_tls(place) if place.tls else None
+        for server in filter(None, (self._server, self._secure)):
+            server.daemon_threads = True  # type: ignore[attr-defined]
+            threading.Thread(target=server.serve_forever, daemon=True).start()
         self._inside("s3", "PUT", f"/{BUCKET}")
         self._metadata = Server(Metadata(self))
+
+    def _over_tls(self, place: Place) -> Any:
+        hosts = [f"{service}.{REGION}.amazonaws.com" for service in ("ec2", "sts")]
+        context = tls.server(place.root.parent, "aws", hosts)
+        options: dict[str, Any] = {"threaded": True, "request_handler": _QuietHandler, "ssl_context": context}
+        return make_server("127.0.0.1", 0, self._guarded, **options)
 
     @property
     def backend(self) -> Any:
@@ -84,7 +91,8 @@ class AwsCloud(Cloud):
     def endpoints(self) -> dict[str, str]:
         """One for all services, and the metadata service."""
         url = f"http://127.0.0.1:{self._server.server_port}"
-        return {"api": url, "store": url, "catalog": f"s3://{BUCKET}/catalog", "metadata": self._metadata.url}
+        secure = {"tls": f"https://127.0.0.1:{self._secure.server_port}"} if self._secure else {}
+        return {"api": url, "store": url, "catalog": f"s3://{BUCKET}/catalog", "metadata": self._metadata.url, **secure}
 
     def env(self) -> dict[str, str]:
         """For every AWS client."""
@@ -102,8 +110,9 @@ class AwsCloud(Cloud):
         """Stops the servers."""
         self._metadata.close()
         self._gate.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        for server in filter(None, (self._server, self._secure)):
+            server.shutdown()
+            server.server_close()
 
     # This machine
 

@@ -145,7 +145,8 @@ class AzureCloud(Cloud):
             "instances": [{"id": each.id, "name": each.name, "state": "running"} for each in self.compute.all("virtualMachines")],
             "disks": disks,
             "snapshots": [
-                {"id": each.id, "name": each.name, "state": each.made.phase.value, "tags": each.tags, "location": each.location}
+                {"id": each.id, "name": each.name, "state": each.made.phase.value, "tags": each.tags, "location": each.location,
+                 "instant_access_minutes": each.properties["creationData"].get("instantAccessDurationMinutes")}
                 for each in self.compute.all("snapshots")
             ],
         }
@@ -310,6 +311,8 @@ class Arm(Api):
             disk = self.compute.put_disk(group, name, body)
             return self._accepted(request, disk.show(), Operation(disk.name, lambda: ("Succeeded", None), disk.show))
         self._may_read_source(body)
+        if "instantAccessDurationMinutes" in (body.get("properties") or {}).get("creationData", {}) and request.query["api-version"] < "2025":
+            raise Refused(400, "InvalidParameter", "Instant access needs a later version of the API.", "instantAccessDurationMinutes")
         snapshot, is_new = self.compute.put_snapshot(group, name, body)
         if is_new and snapshot.made.disk.name in self.cloud.settings.more.get("fail_operation", []):
             self.compute.delete_snapshot(snapshot)

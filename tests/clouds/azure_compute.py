@@ -249,6 +249,12 @@ class Compute:
                 raise Refused(400, "InvalidParameter", "Required parameter 'disk.diskSizeGB' is missing (null).", "disk.diskSizeGB")
             disk = ManagedDisk("disks", group, name, body["location"], body.get("tags") or {}, sku=sku, size_gib=size)
             disk.zones, disk.creation = body.get("zones") or [], creation
+            kept = ("diskIOPSReadWrite", "diskMBpsReadWrite", "tier", "encryption", "networkAccessPolicy", "diskAccessId")
+            disk.more = {key: body["properties"][key] for key in kept if body["properties"].get(key) is not None}
+            if sku not in SLOW and ("diskIOPSReadWrite" in disk.more or "diskMBpsReadWrite" in disk.more):
+                raise Refused(400, "InvalidParameter", f"The performance of a disk of sku {sku} cannot be set.", "disk.diskIOPSReadWrite")
+            if ("diskAccessId" in disk.more) != (disk.more.get("networkAccessPolicy") == "AllowPrivate"):
+                raise Refused(400, "InvalidParameter", "diskAccessId goes with networkAccessPolicy AllowPrivate.", "disk.diskAccessId")
             disk.bytes = self.store.create(name, gib(size), cut)
             disk.bytes.id = disk.id
             self.add(disk)

@@ -131,7 +131,7 @@ class GcpCloud(Cloud):
 
     def create_disk(self, name: str, size_gib: int, more: dict[str, Any]) -> dict[str, Any]:
         """Zonal, or regional."""
-        if set(more) - {"zone", "region", "type", "consistency_group", "kms_key"}:
+        if set(more) - {"zone", "region", "type", "consistency_group", "kms_key", "iops", "throughput"}:
             raise BadControl(f"not a disk: {more}")
         region = more.get("region")
         place = f"regions/{region}" if region else f"zones/{more.get('zone', ZONES[0])}"
@@ -140,6 +140,10 @@ class GcpCloud(Cloud):
         with self.world_.lock:
             if region:
                 shown["replicaZones"] = [f"{self.world_.base}projects/{PROJECT}/zones/{zone}" for zone in ZONES[:2]]
+            # Numbers of 64 bits are text in JSON.
+            for key, field in (("iops", "provisionedIops"), ("throughput", "provisionedThroughput")):
+                if key in more:
+                    shown[field] = str(more[key])
             if "kms_key" in more:
                 shown["diskEncryptionKey"] = {"kmsKeyName": f"{more['kms_key']}/cryptoKeyVersions/1"}
             if "consistency_group" in more:

@@ -24,6 +24,8 @@ SETTABLE = {
     "sourceSnapshot",
     "diskEncryptionKey",
     "replicaZones",
+    "provisionedIops",
+    "provisionedThroughput",
     "resourcePolicies",
 }
 
@@ -50,6 +52,11 @@ def insert(api: Compute, request: Request, collection: str, _name: str) -> Resou
     link = f"{collection}/{body['name']}"
     if link in api.world.things:
         raise Refusal(409, "alreadyExists", f"The resource '{link}' already exists")
+    kind = name_of(str(body.get("type", "pd-balanced")))
+    if not kind.startswith("hyperdisk-") and ({"provisionedIops", "provisionedThroughput"} & set(body)):
+        raise Refusal(400, "invalid", f"Invalid value for field 'resource.provisionedIops': disk type {kind} takes none.")
+    if scope_of(link).startswith("regions/") != ("replicaZones" in body):
+        raise Refusal(400, "invalid", "Invalid value for field 'resource.replicaZones': a regional disk has two.")
     size, cut, more = int(body.get("sizeGb", 10)) * GIB, None, dict(body)
     if "sourceSnapshot" in body:
         source = api.world.get(parse_link(body["sourceSnapshot"]) or body["sourceSnapshot"])

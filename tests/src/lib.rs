@@ -25,6 +25,7 @@ pub mod fs;
 pub mod load;
 pub mod pg;
 pub mod pooler;
+pub mod proxy;
 pub mod rehearsal;
 pub mod s3;
 pub mod scratch;

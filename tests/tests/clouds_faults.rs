@@ -1,5 +1,6 @@
-//! Every call that a backup makes to a cloud, broken in every way: throttled once, failed once, hung, robbed of its reply,
-//! refused for ever. Each time the backup is published, or after `recover` nothing of it is left: no snapshot and no volume
+//! Every call that a backup makes to a cloud, broken in every way: throttled once and for long, failed once, hung, robbed of its
+//! reply, taken into account when it was given up, refused for ever; over lists that lag behind. Each time the backup is published, or after
+//! `recover` (and `gc`, for what comes late) nothing of it is left: no snapshot and no volume
 //! exists that the catalog does not know, and what went wrong is told in one line.
 //!
 //! Which calls these are is what the log of a good backup says, not what this test believes: those of the cloud, and the
@@ -9,11 +10,12 @@
 #![allow(clippy::print_stdout, reason = "the tables are shown to whoever runs the tests with --no-capture")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use barman_snap_tests::cloud::{Cloud, CloudSite, DATA_DISK, Fault, INSTANCE, TS_DISK, parsed};
 use barman_snap_tests::command::Ran;
 use barman_snap_tests::pg::Installation;
-use barman_snap_tests::wait::timed;
+use barman_snap_tests::wait::{pass, timed};
 use barman_snap_tests::{need, own_dev};
 use serde_json::{Value, json};
 
@@ -22,14 +24,19 @@ const PATIENCE: &str = "2";
 /// … and a call that hangs does so for longer.
 const HANG: f64 = 3.0;
 
+/// A late call takes effect after so many seconds: when the backup has given it up, or is about to.
+const LATE: f64 = 3.5;
+
 /// A way to break a call.
 type Break = (&'static str, fn(&str) -> Fault);
 
-const WAYS: [Break; 5] = [
+const WAYS: [Break; 7] = [
     ("throttled", |action| Fault::throttle(action).seconds(1.0)),
     ("failed", Fault::fail),
     ("hung", |action| Fault::hang(action, HANG)),
     ("reply lost", Fault::lost_reply),
+    ("late", |action| Fault::late(action, LATE)),
+    ("limited", |action| Fault::throttle(action).times(6)),
     ("denied", |action| Fault::denied(action).always()),
 ];
 
@@ -81,7 +88,19 @@ impl Server<'_> {
 /// The world, quick and without faults.
 fn calm(site: &CloudSite) {
     site.api.reset();
-    site.api.settings(&json!({"cut_ms": 20, "ready_ms": 100, "more": {"poll_s": 0}}));
+    site.api.settings(&json!({"cut_ms": 20, "ready_ms": 100, "lag_ms": 300, "more": {"poll_s": 0}}));
+}
+
+/// Whether a way to break a call is worth its time. Reads that are late are reads that were lost; and a store is as patient as its
+/// library.
+fn is_worth_it(action: &str, way: &str) -> bool {
+    let of_store = ["s3:", "storage."].iter().any(|prefix| action.starts_with(prefix));
+    let makes = ["create", "Create", "write"].iter().any(|verb| action.contains(verb));
+    match way {
+        "late" => makes && !of_store,
+        "limited" => !makes && !of_store,
+        _ => true,
+    }
 }
 
 /// Whether the log of a good backup shows a call of the cloud, or a write to its store.
@@ -127,6 +146,10 @@ fn published_or_clean(mode: &Mode) {
     for action in &actions {
         table += &format!("\n{action:<42}");
         for (way, broken) in WAYS {
+            if !is_worth_it(action, way) {
+                table += &format!("{:<16}", "-");
+                continue;
+            }
             calm(&site);
             let what = format!("{action} {way}");
             let server = Server { site: &site, name: what.replace(|c: char| !c.is_ascii_alphanumeric(), "-") };
@@ -136,6 +159,12 @@ fn published_or_clean(mode: &Mode) {
             if !ran.success() {
                 is_one_clear_line(&what, &ran);
                 server.run("recover", &[]).expect_success();
+            }
+            if way == "late" {
+                // What comes now, nobody waits for; it belongs to a backup, or `gc` finds it.
+                pass(Duration::from_secs_f64(LATE).saturating_sub(took));
+                pass(Duration::from_millis(500));
+                server.run("gc", &["--apply"]).expect_success();
             }
             // A backup that did not come to its end is behind the dividing line or before it: `recover` completes or undoes it.
             let ids = server.backups();

@@ -121,6 +121,8 @@ fn inside() {
         what_belongs_to_somebody_else_is_neither_gone_nor_deleted(&aws).await;
         snapshots_are_copied_then_locked_and_go_together().await;
         what_is_known_before_a_backup_is_told(&aws).await;
+        what_cannot_be_seen_is_not_gone(&aws).await;
+        what_comes_late_or_is_listed_late_is_found(&aws).await;
     });
 }
 
@@ -417,9 +419,11 @@ async fn what_belongs_to_somebody_else_is_neither_gone_nor_deleted(aws: &Amazon)
 
     assert_eq!(ticket.attributes["account_id"], "123456789012");
     foreign.attributes.insert("account_id".into(), "210987654321".into());
+    // Who has seen its instance knows whose it is; another process has to ask.
+    let later = provider(AwsOptions::default()).await;
     let errors = [
-        aws.provider.status(&foreign).await.unwrap_err(),
-        aws.provider.check_delete(std::slice::from_ref(&foreign)).await.unwrap_err(),
+        later.status(&foreign).await.unwrap_err(),
+        later.check_delete(std::slice::from_ref(&foreign)).await.unwrap_err(),
         aws.provider.delete(&foreign).await.unwrap_err(),
     ];
     for error in errors {
@@ -435,6 +439,7 @@ async fn snapshots_are_copied_then_locked_and_go_together() {
         copy_to: vec![ELSEWHERE.into(), "us-east-1".into()],
         lock_mode: Some("governance".into()),
         lock_duration: Some(1),
+        fast_restore_zones: vec!["us-east-1a".into()],
         ..AwsOptions::default()
     })
     .await;
@@ -450,6 +455,8 @@ async fn snapshots_are_copied_then_locked_and_go_together() {
     aws.api.faults(&[Fault::lost_reply("CopySnapshot")]);
     let secured = later.secure(requests, &tickets).await.unwrap();
     assert_eq!(later.secure(requests, &tickets).await.unwrap(), secured, "it can be repeated");
+    let fast = aws.api.calls().into_iter().filter(|call| call.action == "EnableFastSnapshotRestores").count();
+    assert_eq!(fast, 2, "enabled, and again by the repetition");
     let ticket = &secured[0];
     assert_eq!(ticket.attributes["lock_mode"], "governance");
     assert!(ticket.attributes["lock_expires"].starts_with("20"), "{ticket:?}");
@@ -501,4 +508,62 @@ async fn what_is_known_before_a_backup_is_told(aws: &Amazon) {
     let tagged = CreateRequest { tags: many, ..request };
     let error = aws.provider.check_requests(&[tagged]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+/// With credentials of another account, without a permission, or without an answer, nothing is found; and nothing is gone.
+async fn what_cannot_be_seen_is_not_gone(aws: &Amazon) {
+    let request = aws.request(&DISKS).await;
+    let (instance, all) = (&request.instance, volumes(&request));
+    assert_eq!(aws.provider.unseen(instance, &all).await.unwrap(), None);
+    let mut theirs = request.clone();
+    theirs.instance.attributes.insert("account_id".into(), "210987654321".into());
+    for one in &mut theirs.volumes {
+        assert_eq!(one.volume.attributes.insert("account_id".into(), "210987654321".into()).unwrap(), "123456789012");
+    }
+    // Another process, which has to ask who it is.
+    let later = provider(AwsOptions::default()).await;
+    let why = later.unseen(&theirs.instance, &volumes(&theirs)).await.unwrap().unwrap();
+    assert!(
+        why.contains("of AWS account 210987654321 in us-east-1, and these credentials are of account 123456789012"),
+        "{why}"
+    );
+    let error = later.find(&theirs.token, &volumes(&theirs)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+    aws.api.faults(&[Fault::denied("DescribeSnapshots")]);
+    let why = aws.provider.unseen(instance, &all).await.unwrap().unwrap();
+    assert!(why.contains("look for snapshots in us-east-1") && why.contains("ec2:DescribeSnapshots"), "{why}");
+    aws.api.faults(&[Fault::hang("DescribeSnapshots", 2.0).always()]);
+    let hasty = provider(AwsOptions { call_timeout_s: Some(1), ..AwsOptions::default() }).await;
+    let why = hasty.unseen(instance, &all).await.unwrap().unwrap();
+    assert!(why.contains("did not answer in time"), "{why}");
+    aws.api.faults(&[]);
+    // Where it was recorded is looked, whatever region the environment names.
+    let ticket = aws.provider.create(&request).await.unwrap().remove(0);
+    let abroad = provider(AwsOptions { region: Some(ELSEWHERE.into()), ..AwsOptions::default() }).await;
+    assert_eq!(abroad.unseen(instance, &all).await.unwrap(), None);
+    let found = abroad.find(&request.token, &all).await.unwrap();
+    assert_eq!((found.len(), &found[0].snapshot), (2, &ticket.snapshot));
+    for ticket in &found {
+        abroad.delete(ticket).await.unwrap();
+    }
+}
+
+async fn what_comes_late_or_is_listed_late_is_found(aws: &Amazon) {
+    let request = aws.request(&[DISKS[0]]).await;
+    let all = volumes(&request);
+    aws.api.faults(&[Fault::late("CreateSnapshot", 1.5)]);
+    aws.api.settings(&json!({"lag_ms": 500}));
+    assert_eq!(aws.provider.create(&request).await.unwrap_err().retry(), Retry::Unknown);
+    assert_eq!(aws.provider.find(&request.token, &all).await.unwrap(), []);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while aws.provider.list(MARK, &all).await.unwrap().is_empty() {
+            aws.pause().await;
+        }
+    })
+    .await
+    .unwrap();
+    for ticket in aws.provider.find(&request.token, &all).await.unwrap() {
+        aws.provider.delete(&ticket).await.unwrap();
+    }
+    aws.api.settings(&json!({"lag_ms": 0}));
 }

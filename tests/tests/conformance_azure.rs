@@ -41,10 +41,19 @@ fn the_provider_passes_the_suites_against_the_fake() {
     let api = set.of(Cloud::Azure);
     let place = Scratch::new();
     api.create_instance("pg1", &json!({"zone": "1"}));
+    let set =
+        format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/rg1/providers/Microsoft.Compute/diskEncryptionSets/des1");
+    let fast = json!({
+        "diskIOPSReadWrite": 5000,
+        "diskMBpsReadWrite": 200,
+        "encryption": {"type": "EncryptionAtRestWithCustomerKey", "diskEncryptionSetId": set},
+        "networkAccessPolicy": "DenyAll",
+    });
     // One disk lies in another resource group, and its snapshots take their time.
-    for (name, more) in
-        [("pg-data", json!({})), ("pg.ts", json!({"group": "rg2", "sku": "PremiumV2_LRS", "zones": ["1"]}))]
-    {
+    for (name, more) in [
+        ("pg-data", json!({"zones": ["1"], "more": {"tier": "P10"}})),
+        ("pg.ts", json!({"group": "rg2", "sku": "PremiumV2_LRS", "zones": ["1"], "more": fast})),
+    ] {
         api.create_disk(name, 1, &more);
     }
     api.create_disk("loose", 1, &json!({}));
@@ -93,6 +102,8 @@ fn inside() {
         a_copy_goes_to_another_region_and_ends_with_its_original().await;
         what_carries_another_token_is_not_deleted(&azure).await;
         what_azure_says_is_passed_on(&azure).await;
+        what_cannot_be_seen_is_not_gone(&azure).await;
+        what_comes_late_or_is_listed_late_is_found(&azure).await;
     });
 }
 
@@ -268,6 +279,14 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(azure: &Azure) {
         let device = device(&attached.hints);
         let mounted = Mounted::new(GuestFs::Ext4, &device, &azure.scratch());
         assert_eq!(std::fs::read(mounted.point().join("story")).unwrap(), b"before");
+        let of =
+            azure.provider.attached_from(instance, std::slice::from_ref(&ticket)).await.unwrap().remove(0).unwrap();
+        for key in ["disk_sku", "disk_like", "disk_encryption_set", "network_access_policy"] {
+            assert_eq!(of.attributes.get(key), volume.attributes.get(key), "{key}");
+        }
+        assert!(volume.attributes["disk_like"].contains(if name == "pg.ts" { "5000" } else { "P10" }), "{volume:?}");
+        let outlook = azure.provider.outlook(&ticket, instance);
+        assert!(outlook.lost.iter().all(|lost| lost.contains("zone")), "{outlook:?}");
         drop(mounted);
         for _ in 0..2 {
             azure.provider.detach(&attached, instance).await.unwrap();
@@ -284,11 +303,18 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(azure: &Azure) {
 }
 
 async fn a_copy_goes_to_another_region_and_ends_with_its_original() {
-    let options = AzureOptions { copy_to: Some("North Europe".into()), ..AzureOptions::default() };
+    let options = AzureOptions {
+        copy_to: Some("North Europe".into()),
+        instant_access_minutes: Some(120),
+        ..AzureOptions::default()
+    };
     let azure = Azure::with(provider_with(options));
     let request = azure.request("pg.ts").await;
     assert!(azure.provider.after_cut(std::slice::from_ref(&request.volumes[0].volume), false).secure);
     let tickets = azure.provider.create(&request).await.unwrap();
+    let world = azure.api.world();
+    let made = world.snapshots.iter().find(|one| one.name == tickets[0].name).unwrap();
+    assert_eq!(made.more["instant_access_minutes"], 120);
     assert_eq!(azure.end(&tickets[0]).await, None);
     // One that fails leaves the original as it is, and is made anew.
     let requests = std::slice::from_ref(&request);
@@ -367,7 +393,7 @@ async fn what_azure_says_is_passed_on(azure: &Azure) {
     }
     // Reads are repeated by the provider.
     azure.api.faults(&[
-        Fault::throttle("Microsoft.Compute/snapshots/read"),
+        Fault::throttle("Microsoft.Compute/snapshots/read").seconds(1.0),
         Fault::fail("Microsoft.Compute/snapshots/read"),
     ]);
     assert_eq!(azure.provider.find(&request.token, &[]).await.unwrap(), []);
@@ -398,4 +424,69 @@ async fn what_azure_says_is_passed_on(azure: &Azure) {
     assert!(error.message().contains("Microsoft.Compute/snapshots/delete in resource group rg1"), "{error}");
     azure.api.settings(&json!({"more": {"not_actions": []}}));
     azure.provider.delete(&ticket).await.unwrap();
+}
+
+/// In another subscription, without a permission, or without an answer, nothing is found; and nothing is gone.
+async fn what_cannot_be_seen_is_not_gone(azure: &Azure) {
+    let request = azure.request("pg-data").await;
+    let volumes = [request.volumes[0].volume.clone()];
+    let ticket = azure.provider.create(&request).await.unwrap().remove(0);
+    assert_eq!(azure.provider.unseen(&request.instance, &volumes).await.unwrap(), None);
+    const OTHER: &str = "99999999-1111-2222-3333-444444444444";
+    let mut theirs = volumes.clone();
+    theirs[0].attributes.insert("subscription_id".into(), OTHER.into());
+    let why = azure.provider.unseen(&request.instance, &theirs).await.unwrap().unwrap();
+    assert!(why.contains(&format!("resource group rg1 of subscription {OTHER}")), "{why}");
+    let elsewhere = Ticket { snapshot: ticket.snapshot.replace(SUBSCRIPTION, OTHER), ..ticket.clone() };
+    let errors = [
+        azure.provider.find(&request.token, &theirs).await.unwrap_err(),
+        azure.provider.status(&elsewhere).await.unwrap_err(),
+        azure.provider.delete(&elsewhere).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+    }
+    // The options name one, the record another: where it was recorded is looked.
+    let other = provider_with(AzureOptions { resource_group: Some("rg2".into()), ..AzureOptions::default() });
+    assert_eq!(other.find(&request.token, &volumes).await.unwrap().len(), 1);
+    azure.api.settings(&json!({"more": {"not_actions": ["Microsoft.Compute/snapshots/read"]}}));
+    let why = azure.provider.unseen(&request.instance, &volumes).await.unwrap().unwrap();
+    assert!(why.contains("Microsoft.Compute/snapshots/read"), "{why}");
+    assert_eq!(azure.provider.status(&ticket).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    azure.api.settings(&json!({"more": {"not_actions": []}}));
+    let nowhere = AzureOptions {
+        subscription_id: Some(SUBSCRIPTION.into()),
+        resource_group: Some("rg1".into()),
+        endpoint: Some("http://127.0.0.1:1".into()),
+        call_timeout_s: Some(1),
+        ..AzureOptions::default()
+    };
+    let nowhere = AzureProvider::new(&nowhere, None, Arc::new(SystemClock::new())).unwrap();
+    let why = nowhere.unseen(&request.instance, &volumes).await.unwrap().unwrap();
+    assert!(why.contains("cannot reach Azure"), "{why}");
+    azure.provider.delete(&ticket).await.unwrap();
+}
+
+async fn what_comes_late_or_is_listed_late_is_found(azure: &Azure) {
+    const WRITE: &str = "Microsoft.Compute/snapshots/write";
+    let request = azure.request("pg-data").await;
+    let volumes = [request.volumes[0].volume.clone()];
+    azure.api.faults(&[Fault::throttle(WRITE)]);
+    let error = azure.provider.create(&request).await.unwrap_err();
+    assert!(matches!(error.retry(), Retry::After(wait) if wait <= Duration::from_secs(5)), "{error:?}");
+    azure.api.faults(&[Fault::late(WRITE, 1.5)]);
+    azure.api.settings(&json!({"lag_ms": 500}));
+    assert_eq!(azure.provider.create(&request).await.unwrap_err().retry(), Retry::Unknown);
+    assert_eq!(azure.provider.find(&request.token, &volumes).await.unwrap(), []);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while azure.provider.list(&request.mark, &volumes).await.unwrap().is_empty() {
+            azure.pause().await;
+        }
+    })
+    .await
+    .unwrap();
+    for ticket in azure.provider.find(&request.token, &volumes).await.unwrap() {
+        azure.provider.delete(&ticket).await.unwrap();
+    }
+    azure.api.settings(&json!({"lag_ms": 0}));
 }

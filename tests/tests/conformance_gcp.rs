@@ -47,7 +47,7 @@ fn the_provider_passes_the_suites_against_the_fake() {
     let group = json!({"consistency_group": "pg"});
     // `data` ends like `pg-data`; one disk is regional, one of a type of its own.
     let disks = [
-        ("pg-data", json!({"type": "hyperdisk-balanced"})),
+        ("pg-data", json!({"type": "hyperdisk-balanced", "iops": 5000, "throughput": 300})),
         ("data", json!({"region": "europe-west1", "type": "pd-ssd"})),
         ("one", group.clone()),
         ("two", group),
@@ -93,12 +93,16 @@ fn inside() {
         }
         if gcp.disks[0] == "one" {
             a_group_is_cut_promoted_and_removed(&gcp).await;
+            a_group_whose_list_lags_is_none_that_failed(&gcp).await;
             return;
         }
         names_of_disks_are_resolved_as_the_errors_say(&gcp).await;
         a_disk_is_made_of_a_snapshot_and_has_its_bytes(&gcp).await;
         what_carries_another_token_is_not_deleted(&gcp).await;
         what_google_says_is_passed_on(&gcp).await;
+        an_operation_is_kept_and_tells_why(&gcp).await;
+        what_cannot_be_seen_is_not_gone(&gcp).await;
+        what_comes_late_or_is_listed_late_is_found(&gcp).await;
     });
 }
 
@@ -264,6 +268,13 @@ async fn a_disk_is_made_of_a_snapshot_and_has_its_bytes(gcp: &Google) {
         assert_eq!(std::fs::read(mounted.point().join("story")).unwrap(), b"before");
         let of = gcp.provider.attached_from(instance, std::slice::from_ref(&ticket)).await.unwrap();
         assert_eq!(of[0].as_ref().map(|volume| volume.mount_point.as_path()), Some(mounted.point()));
+        let as_before = ["disk_type", "provisioned_iops", "provisioned_throughput", "replica_zones"];
+        for key in as_before {
+            assert_eq!(of[0].as_ref().and_then(|of| of.attributes.get(key)), volume.attributes.get(key), "{key}");
+        }
+        let kept = as_before.iter().filter(|key| volume.attributes.contains_key(**key)).count();
+        assert_eq!(kept, if name == "data" { 2 } else { 3 }, "{:?}", volume.attributes);
+        assert!(gcp.provider.outlook(&ticket, instance).lost.is_empty());
         drop(mounted);
         for _ in 0..2 {
             gcp.provider.detach(&attached, instance).await.unwrap();
@@ -395,4 +406,105 @@ async fn a_group_is_cut_promoted_and_removed(gcp: &Google) {
     }
     assert_eq!(gcp.provider.find(&request.token, &volumes).await.unwrap(), []);
     assert_eq!(gcp.provider.status(&found[0]).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// Another process can tell why a snapshot has never come; and a failure that passes is not answered with for ever.
+async fn an_operation_is_kept_and_tells_why(gcp: &Google) {
+    let request = gcp.request(&["pg-data"]).await;
+    gcp.api.settings(&json!({"more": {"snapshot_quota": 0}}));
+    let ticket = gcp.provider.create(&request).await.unwrap().remove(0);
+    let stored: Ticket = serde_json::from_str(&serde_json::to_string(&ticket).unwrap()).unwrap();
+    match provider().status(&stored).await.unwrap().state {
+        SnapshotState::Failed { reason } => assert!(reason.contains("Quota 'SNAPSHOTS' exceeded"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    gcp.api.settings(&json!({"more": {"snapshot_quota": 1000, "not_ready": 2}}));
+    let again = CreateRequest { token: SystemIds.token(), ..request.clone() };
+    for _ in 0..2 {
+        let error = gcp.provider.create(&again).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::After(Duration::from_secs(5))));
+        assert!(error.message().contains("The resource is not ready"), "{error}");
+    }
+    // What an operation leads to may be the disk.
+    gcp.api.settings(&json!({"more": {"not_ready": 0, "target": "source"}}));
+    let ticket = gcp.provider.create(&again).await.unwrap().remove(0);
+    assert_eq!(gcp.end(&ticket).await, None);
+    gcp.provider.delete(&ticket).await.unwrap();
+    gcp.api.settings(&json!({"more": {"target": "made"}}));
+}
+
+/// In a project that is not there, without a permission, or without an answer, nothing is found; and nothing is gone.
+async fn what_cannot_be_seen_is_not_gone(gcp: &Google) {
+    let request = gcp.request(&["pg-data"]).await;
+    let volumes = [request.volumes[0].volume.clone()];
+    let ticket = gcp.provider.create(&request).await.unwrap().remove(0);
+    assert_eq!(gcp.provider.unseen(&request.instance, &volumes).await.unwrap(), None);
+    let mut theirs = volumes.clone();
+    theirs[0].attributes.insert("snapshot_project".into(), "ghost".into());
+    let why = gcp.provider.unseen(&request.instance, &theirs).await.unwrap().unwrap();
+    assert!(why.starts_with("its snapshots are in project ghost: "), "{why}");
+    let elsewhere = Ticket { snapshot: ticket.snapshot.replace("proj-1", "ghost"), ..ticket.clone() };
+    let errors = [
+        gcp.provider.find(&request.token, &theirs).await.unwrap_err(),
+        gcp.provider.status(&elsewhere).await.unwrap_err(),
+        gcp.provider.delete(&elsewhere).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+    }
+    gcp.api.settings(&json!({"more": {"denied_permissions": ["compute.snapshots.list"]}}));
+    let why = gcp.provider.unseen(&request.instance, &volumes).await.unwrap().unwrap();
+    assert!(why.contains("in project proj-1") && why.contains("compute.snapshots.list"), "{why}");
+    gcp.api.settings(&json!({"more": {"denied_permissions": []}}));
+    let gcp_options = GcpOptions {
+        endpoint: Some("http://127.0.0.1:1".into()),
+        call_timeout_s: Some(1),
+        anonymous: true,
+        ..GcpOptions::default()
+    };
+    let nowhere = Gcp::new(&ProviderOptions { gcp: gcp_options, ..ProviderOptions::default() }).unwrap();
+    let why = nowhere.unseen(&request.instance, &volumes).await.unwrap().unwrap();
+    assert!(why.starts_with("its snapshots are in project proj-1: cannot list snapshots"), "{why}");
+    gcp.provider.delete(&ticket).await.unwrap();
+}
+
+async fn what_comes_late_or_is_listed_late_is_found(gcp: &Google) {
+    let request = gcp.request(&["pg-data"]).await;
+    let volumes = [request.volumes[0].volume.clone()];
+    gcp.api.faults(&[Fault::late(CREATE, 1.5)]);
+    gcp.api.settings(&json!({"lag_ms": 500}));
+    assert_eq!(gcp.provider.create(&request).await.unwrap_err().retry(), Retry::Unknown);
+    assert_eq!(gcp.provider.find(&request.token, &volumes).await.unwrap(), []);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while gcp.provider.list(&request.mark, &volumes).await.unwrap().is_empty() {
+            gcp.pause().await;
+        }
+    })
+    .await
+    .unwrap();
+    for ticket in gcp.provider.find(&request.token, &volumes).await.unwrap() {
+        gcp.provider.delete(&ticket).await.unwrap();
+    }
+    gcp.api.settings(&json!({"lag_ms": 0}));
+}
+
+async fn a_group_whose_list_lags_is_none_that_failed(gcp: &Google) {
+    let request = gcp.request(&["one", "two"]).await;
+    gcp.api.settings(&json!({"lag_ms": 700}));
+    let tickets = gcp.provider.create(&request).await.unwrap();
+    for ticket in &tickets {
+        while gcp.provider.status(ticket).await.unwrap().state != SnapshotState::Cut {
+            gcp.pause().await;
+        }
+    }
+    let requests = std::slice::from_ref(&request);
+    let durable = gcp.provider.promote(requests, &tickets).await.unwrap();
+    for ticket in &durable {
+        assert_eq!(gcp.end(ticket).await, None);
+    }
+    gcp.api.settings(&json!({"lag_ms": 0}));
+    gcp.provider.secure(requests, &durable).await.unwrap();
+    for ticket in &durable {
+        gcp.provider.delete(ticket).await.unwrap();
+    }
 }

@@ -55,6 +55,24 @@ struct AwsArgs {
     /// KMS key for the copies, a key or alias in the region of each (with --aws-copy-to)
     #[arg(long, value_name = "KEY", requires = "aws_copy_to")]
     aws_copy_kms_key_id: Option<String>,
+    /// Availability zone in which fast snapshot restore is enabled when the snapshots are complete (repeat for several)
+    #[arg(long, value_name = "ZONE")]
+    aws_fast_restore_zone: Vec<String>,
+    /// Kind of restored volumes, if not that of the original: gp3, io2 …
+    #[arg(long, value_name = "TYPE")]
+    aws_volume_type: Option<String>,
+    /// Operations per second of restored volumes, if not those of the original
+    #[arg(long, value_name = "NUMBER")]
+    aws_volume_iops: Option<u32>,
+    /// MiB per second of restored gp3 volumes, if not those of the original
+    #[arg(long, value_name = "NUMBER")]
+    aws_volume_throughput: Option<u32>,
+    /// KMS key of restored volumes, if not that of the snapshot
+    #[arg(long, value_name = "KEY")]
+    aws_volume_kms_key_id: Option<String>,
+    /// MiB per second at which restored volumes are filled from their snapshots, for a price: 100 to 300
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(100..=300))]
+    aws_volume_initialization_rate: Option<u32>,
 }
 
 impl AwsArgs {
@@ -66,6 +84,12 @@ impl AwsArgs {
             lock_expiration_date: self.aws_snapshot_lock_expiration_date.clone(),
             copy_to: self.aws_copy_to.clone(),
             copy_kms_key_id: self.aws_copy_kms_key_id.clone(),
+            fast_restore_zones: self.aws_fast_restore_zone.clone(),
+            volume_type: self.aws_volume_type.clone(),
+            volume_iops: self.aws_volume_iops,
+            volume_throughput: self.aws_volume_throughput,
+            volume_kms_key_id: self.aws_volume_kms_key_id.clone(),
+            volume_initialization_rate: self.aws_volume_initialization_rate,
             ..AwsOptions::default()
         }
     }
@@ -98,6 +122,21 @@ struct GcpArgs {
     /// Cloud KMS key to encrypt the snapshots with
     #[arg(long, value_name = "KEY")]
     gcp_snapshot_kms_key: Option<String>,
+    /// Type of restored disks, if not that of the original: pd-ssd, hyperdisk-balanced …
+    #[arg(long, value_name = "TYPE")]
+    gcp_disk_type: Option<String>,
+    /// Operations per second of restored disks, if not those of the original
+    #[arg(long, value_name = "NUMBER")]
+    gcp_disk_iops: Option<u32>,
+    /// MiB per second of restored disks, if not those of the original
+    #[arg(long, value_name = "NUMBER")]
+    gcp_disk_throughput: Option<u32>,
+    /// Cloud KMS key of restored disks, if not that of the original
+    #[arg(long, value_name = "KEY")]
+    gcp_disk_kms_key: Option<String>,
+    /// Zone of restored disks that are regional (twice; one is that of the instance), if not those of the original
+    #[arg(long, value_name = "ZONE")]
+    gcp_disk_replica_zone: Vec<String>,
 }
 
 impl GcpArgs {
@@ -111,6 +150,11 @@ impl GcpArgs {
             storage_location: self.gcp_storage_location.clone(),
             snapshot_type: self.gcp_snapshot_type.clone(),
             kms_key_name: self.gcp_snapshot_kms_key.clone(),
+            disk_type: self.gcp_disk_type.clone(),
+            disk_iops: self.gcp_disk_iops,
+            disk_throughput: self.gcp_disk_throughput,
+            disk_kms_key: self.gcp_disk_kms_key.clone(),
+            disk_replica_zones: self.gcp_disk_replica_zone.clone(),
             ..GcpOptions::default()
         }
     }
@@ -137,6 +181,24 @@ struct AzureArgs {
     /// Region to copy the snapshots to when they are complete
     #[arg(long, value_name = "REGION")]
     azure_copy_to: Option<String>,
+    /// Minutes for which snapshots of Ultra disks and Premium SSD v2 can be used before all is copied, for a price: 60 to 300
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(60..=300))]
+    azure_instant_access: Option<u32>,
+    /// Kind of restored disks, if not that of the original: Premium_LRS, PremiumV2_LRS …
+    #[arg(long, value_name = "SKU")]
+    azure_disk_sku: Option<String>,
+    /// Operations per second of restored Ultra disks and Premium SSD v2, if not those of the original
+    #[arg(long, value_name = "NUMBER")]
+    azure_disk_iops: Option<u32>,
+    /// MB per second of restored Ultra disks and Premium SSD v2, if not those of the original
+    #[arg(long, value_name = "NUMBER")]
+    azure_disk_mbps: Option<u32>,
+    /// Performance tier of restored Premium SSDs, if not that of the original: P30 …
+    #[arg(long, value_name = "TIER")]
+    azure_disk_tier: Option<String>,
+    /// Resource id of the disk encryption set of restored disks, if not that of the original
+    #[arg(long, value_name = "ID")]
+    azure_restored_disk_encryption_set: Option<String>,
 }
 
 impl AzureArgs {
@@ -148,6 +210,12 @@ impl AzureArgs {
             snapshot_sku: self.azure_snapshot_sku.clone(),
             disk_encryption_set: self.azure_disk_encryption_set.clone(),
             copy_to: self.azure_copy_to.clone(),
+            instant_access_minutes: self.azure_instant_access,
+            disk_sku: self.azure_disk_sku.clone(),
+            disk_iops: self.azure_disk_iops,
+            disk_mbps: self.azure_disk_mbps,
+            disk_tier: self.azure_disk_tier.clone(),
+            restored_disk_encryption_set: self.azure_restored_disk_encryption_set.clone(),
             ..AzureOptions::default()
         }
     }

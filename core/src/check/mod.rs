@@ -6,7 +6,7 @@
 mod archiving;
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::host::{PgPaths, cover, sight, volatile};
 use crate::postgres::{BackupControl, ServerFacts};
 use crate::provider::{CreateRequest, Findings, VolumeSelection, VolumeSnapshot};
@@ -177,20 +177,39 @@ impl Engine {
             Ok(id) => id,
             Err(error) => return report.error("backup id", &error),
         };
+        // What it carries decides what a role permits, and which older snapshots can be asked about.
+        let mark = match self.proposed_mark().await {
+            Ok(mark) => mark,
+            Err(error) => return report.error("identity of the catalog", &error),
+        };
         let volumes: Vec<VolumeSnapshot> = volumes
             .into_iter()
             .map(|volume| VolumeSnapshot { name: provider.snapshot_name(&volume, &backup_id), volume })
             .collect();
         let ask = |volumes: &[VolumeSnapshot]| CreateRequest {
             token: self.ids().token(),
-            mark: self.catalog().server().to_string(),
+            mark: mark.clone(),
             backup_id: backup_id.clone(),
             instance: instance.clone(),
             volumes: volumes.to_vec(),
             tags: request.tags.clone(),
         };
         let at_once = if group { volumes.len().max(1) } else { 1 };
-        let requests: Vec<CreateRequest> = volumes.chunks(at_once).map(ask).collect();
+        let mut requests: Vec<CreateRequest> = volumes.chunks(at_once).map(ask).collect();
+        // A backup would go on without; so does this.
+        if group
+            && request.group.is_none()
+            && let Err(error) = provider.check_requests(&requests).await
+            && error.kind() == ErrorKind::PermissionDenied
+        {
+            let detail =
+                format!("each volume by a call of its own, as one call for all is not permitted: {}", error.chain());
+            report.good("consistency", detail);
+            let apart =
+                |one: &VolumeSnapshot| VolumeSnapshot { volume: provider.apart(one.volume.clone()), ..one.clone() };
+            let volumes: Vec<VolumeSnapshot> = volumes.iter().map(apart).collect();
+            requests = volumes.chunks(1).map(ask).collect();
+        }
         report.extend(provider.preflight_requests(&requests).await);
     }
 }

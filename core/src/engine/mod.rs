@@ -213,6 +213,11 @@ impl Engine {
         self.tools.journal.known_mark().await
     }
 
+    /// The mark that the snapshots of a backup would carry now.
+    pub(crate) async fn proposed_mark(&self) -> Result<String> {
+        begin::proposed_mark(&self.tools).await
+    }
+
     /// The id that a backup would get now.
     pub(crate) async fn next_id(&self, request: &BackupRequest) -> Result<BackupId> {
         begin::id_of(request, &self.tools).await

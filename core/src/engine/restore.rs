@@ -12,7 +12,7 @@ use super::Engine;
 use crate::catalog::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
-use crate::model::{BackupInfo, EngineRecord};
+use crate::model::{BackupInfo, EngineRecord, SnapshotRecord};
 use crate::provider::{SnapshotState, SnapshotStatus, Ticket};
 use crate::restore::plan::places_to_look_at;
 use crate::restore::{
@@ -273,6 +273,8 @@ impl Engine {
         // A catalog that only stock tools have written has none, and a restore writes nothing into a catalog.
         let mark = self.known_mark().await?.unwrap_or_else(|| self.catalog().server().as_str().to_owned());
         let mut facts = blocking(move || DeviceFacts::here(instance, mark)).await?;
+        let outlook = |one: &SnapshotRecord| provider.outlook(&one.ticket, &facts.instance);
+        facts.outlook = record.snapshots.iter().map(outlook).collect();
         if wanted.mounted {
             let tickets: Vec<_> = record.snapshots.iter().map(|one| one.ticket.clone()).collect();
             facts.attached = Some(provider.attached_from(&facts.instance, &tickets).await?);

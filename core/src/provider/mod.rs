@@ -39,7 +39,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use self::preflight::{Finding, Findings, Preflight};
-pub use self::volume::{FileSystem, RestoredVolume, Volume, VolumeSelection, VolumeSnapshot};
+pub use self::volume::{FileSystem, Outlook, RestoredVolume, Volume, VolumeSelection, VolumeSnapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Token};
 use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
@@ -237,6 +237,11 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// Whether one `create` call can cut all these volumes at one instant.
     fn can_group(&self, volumes: &[Volume]) -> bool;
 
+    /// The volume as it is planned when a call of its own cuts it, whatever could be cut by one call. Pure.
+    fn apart(&self, volume: Volume) -> Volume {
+        volume
+    }
+
     /// Checks all that can be checked before the backup starts: names, tags, free space, permissions, nested volumes.
     /// Gets all requests that the session will make, as some limits count for all of them together. Changes nothing.
     async fn check_requests(&self, requests: &[CreateRequest]) -> Result<()>;
@@ -345,6 +350,11 @@ pub trait SnapshotProvider: Send + Sync + fmt::Debug {
     /// nothing that stays; what it says may be out of date when it has been said.
     async fn restore_space(&self, _request: &CreateVolumeRequest) -> Result<Option<RestoreSpace>> {
         Ok(None)
+    }
+
+    /// What a volume made of this snapshot for this instance will be like, and what of the original it will not have. Pure.
+    fn outlook(&self, _ticket: &Ticket, _instance: &Instance) -> Outlook {
+        Outlook::default()
     }
 
     /// Makes a volume of a snapshot.

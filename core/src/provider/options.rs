@@ -46,6 +46,18 @@ pub struct AwsOptions {
     pub copy_to: Vec<String>,
     /// KMS key for the copies.
     pub copy_kms_key_id: Option<String>,
+    /// Availability zones in which fast snapshot restore is enabled for the snapshots when they are complete.
+    pub fast_restore_zones: Vec<String>,
+    /// Kind of restored volumes (`gp3`, `io2`, …), if not that of the original.
+    pub volume_type: Option<String>,
+    /// Operations per second of restored volumes, if not those of the original.
+    pub volume_iops: Option<u32>,
+    /// MiB per second of restored volumes, if not those of the original.
+    pub volume_throughput: Option<u32>,
+    /// KMS key of restored volumes, if not that of the snapshot.
+    pub volume_kms_key_id: Option<String>,
+    /// MiB per second, 100 to 300, at which restored volumes are filled from their snapshots.
+    pub volume_initialization_rate: Option<u32>,
     /// Seconds that one call may take; 30 if not given.
     pub call_timeout_s: Option<u32>,
 }
@@ -70,6 +82,16 @@ pub struct GcpOptions {
     pub snapshot_type: Option<String>,
     /// Cloud KMS key to encrypt the snapshots with.
     pub kms_key_name: Option<String>,
+    /// Type of restored disks (`pd-ssd`, `hyperdisk-balanced`, …), if not that of the original.
+    pub disk_type: Option<String>,
+    /// Operations per second of restored disks, if not those of the original.
+    pub disk_iops: Option<u32>,
+    /// MiB per second of restored disks, if not those of the original.
+    pub disk_throughput: Option<u32>,
+    /// Cloud KMS key of restored disks, if not that of the original.
+    pub disk_kms_key: Option<String>,
+    /// The two zones of restored disks that are regional; if not given, those of the original.
+    pub disk_replica_zones: Vec<String>,
     /// Seconds that one call may take; 30 if not given.
     pub call_timeout_s: Option<u32>,
 }
@@ -92,6 +114,18 @@ pub struct AzureOptions {
     pub disk_encryption_set: Option<String>,
     /// Region to copy the snapshots to when they are complete.
     pub copy_to: Option<String>,
+    /// Minutes, 60 to 300, for which snapshots of Ultra disks and Premium SSD v2 can be used before all is copied.
+    pub instant_access_minutes: Option<u32>,
+    /// Kind of restored disks (`Premium_LRS`, `PremiumV2_LRS`, …), if not that of the original.
+    pub disk_sku: Option<String>,
+    /// Operations per second of restored Ultra disks and Premium SSD v2, if not those of the original.
+    pub disk_iops: Option<u32>,
+    /// MB per second of restored Ultra disks and Premium SSD v2, if not those of the original.
+    pub disk_mbps: Option<u32>,
+    /// Performance tier of restored Premium SSDs (`P30`, …), if not that of the original.
+    pub disk_tier: Option<String>,
+    /// Resource id of the disk encryption set of restored disks, if not that of the original.
+    pub restored_disk_encryption_set: Option<String>,
     /// Seconds that one call may take; 30 if not given.
     pub call_timeout_s: Option<u32>,
 }

@@ -75,6 +75,15 @@ pub struct VolumeSnapshot {
     pub name: String,
 }
 
+/// What a volume will be like that is made of a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// Kind and performance, for people; empty where there is nothing to say.
+    pub like: String,
+    /// What the original had and the new volume will not have, a line for each.
+    pub lost: Vec<String>,
+}
+
 /// A volume made from a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredVolume {

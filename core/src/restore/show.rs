@@ -73,11 +73,11 @@ fn show_devices(f: &mut fmt::Formatter<'_>, devices: &DevicePlan) -> fmt::Result
         let ticket = &volume.ticket;
         match &volume.attached {
             Some(attached) => writeln!(f, "  use      the volume {attached}, made of {}", ticket.name)?,
-            None => writeln!(
-                f,
-                "  create   a volume of {} ({}), attach to {}",
-                ticket.name, ticket.snapshot, devices.instance.name
-            )?,
+            None => {
+                let like = if volume.like.is_empty() { String::new() } else { format!(", {}", volume.like) };
+                let (name, snapshot, instance) = (&ticket.name, &ticket.snapshot, &devices.instance.name);
+                writeln!(f, "  create   a volume of {name} ({snapshot}){like}, attach to {instance}")?;
+            }
         }
     }
     for mount in &devices.mounts {

@@ -114,6 +114,8 @@ pub(crate) async fn plan(
         .map(|placed| placed.volume)
         .ok_or_else(|| Error::internal("no volume holds the data directory"))?;
     let waves = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, group);
+    let one_by_one = SessionPlan::waves_for(volumes.len(), control_volume, facts.in_recovery, false);
+    let volumes = if group { volumes } else { apart(provider.as_ref(), volumes) };
     let backup_id = id_of(request, tools).await?;
     let token = ids.token();
     let saved = if host.is_here() { config_files::read(&facts, &token, ids.as_ref()) } else { None };
@@ -131,6 +133,7 @@ pub(crate) async fn plan(
         volumes: volumes.into_iter().map(|volume| VolumeSnapshot { name: String::new(), volume }).collect(),
         waves,
         group,
+        apart: if group && request.group.is_none() { one_by_one } else { Vec::new() },
         immediate_checkpoint: request.immediate_checkpoint,
         wal: request.wal,
         tags: request.tags.clone(),
@@ -150,8 +153,33 @@ pub(crate) async fn plan(
     };
     rename(&mut plan, provider.as_ref(), backup_id);
     let requests = plan.all_requests();
+    match patiently(time, within, "check the snapshots", || provider.check_requests(&requests)).await {
+        Ok(()) => return Ok(plan),
+        // The user has left it open, and there is another way.
+        Err(error) if !plan.apart.is_empty() && error.kind() == ErrorKind::PermissionDenied => {
+            tracing::warn!(error = error.chain(), "one call for all volumes is not permitted; each is cut by its own");
+        }
+        Err(error) => return Err(error),
+    }
+    take_apart(provider.as_ref(), &mut plan);
+    let requests = plan.all_requests();
     patiently(time, within, "check the snapshots", || provider.check_requests(&requests)).await?;
     Ok(plan)
+}
+
+/// The volumes as they are planned for a call each.
+fn apart(provider: &dyn SnapshotProvider, volumes: Vec<Volume>) -> Vec<Volume> {
+    volumes.into_iter().map(|volume| provider.apart(volume)).collect()
+}
+
+/// Plans a call for each volume instead of one for all.
+fn take_apart(provider: &dyn SnapshotProvider, plan: &mut SessionPlan) {
+    for planned in &mut plan.volumes {
+        planned.volume = provider.apart(planned.volume.clone());
+    }
+    plan.waves = std::mem::take(&mut plan.apart);
+    plan.group = false;
+    plan.after_cut = provider.after_cut(&plan.plain_volumes(), false);
 }
 
 /// Stores the plan, and so claims its backup id, or the next free one if that may be `any`.
@@ -184,7 +212,7 @@ pub(crate) async fn claim(tools: &Tools, mut plan: SessionPlan, any: bool) -> Re
 
 /// The mark that the snapshots will carry. A catalog gets its identity with its first backup; until then one of the same
 /// length stands in its place, so that what a provider checks is what it will be asked for. [`claim`] puts in the real one.
-async fn proposed_mark(tools: &Tools) -> Result<String> {
+pub(crate) async fn proposed_mark(tools: &Tools) -> Result<String> {
     Ok(tools.journal.known_mark().await?.unwrap_or_else(|| format!("{}.{:016x}", tools.catalog.server(), 0)))
 }
 

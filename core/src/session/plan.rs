@@ -55,6 +55,10 @@ pub struct SessionPlan {
     pub waves: Vec<Vec<usize>>,
     /// True if one create call takes all volumes of a wave.
     pub group: bool,
+    /// The waves that take the place of the only one if the call for all volumes turns out to be forbidden, and each is cut by a
+    /// call of its own. Empty: a group cut was asked for, or is not meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Vec<usize>>,
     /// What is left to do for the snapshots after backup mode.
     #[serde(default)]
     pub after_cut: AfterCut,
@@ -100,9 +104,18 @@ impl SessionPlan {
 
     /// The create calls of a wave: one for each volume, or one for all.
     pub fn requests(&self, wave: usize) -> Vec<CreateRequest> {
-        let volumes = self.waves[wave].iter().map(|at| self.volumes[*at].clone());
+        self.calls(&self.waves[wave], self.group)
+    }
+
+    /// The create calls of each of the waves that are [apart](Self::apart).
+    pub fn requests_apart(&self) -> Vec<Vec<CreateRequest>> {
+        self.apart.iter().map(|wave| self.calls(wave, false)).collect()
+    }
+
+    fn calls(&self, wave: &[usize], group: bool) -> Vec<CreateRequest> {
+        let volumes = wave.iter().map(|at| self.volumes[*at].clone());
         let calls: Vec<Vec<VolumeSnapshot>> =
-            if self.group { vec![volumes.collect()] } else { volumes.map(|volume| vec![volume]).collect() };
+            if group { vec![volumes.collect()] } else { volumes.map(|volume| vec![volume]).collect() };
         let request = |volumes| CreateRequest {
             token: self.token.clone(),
             mark: self.mark.clone(),

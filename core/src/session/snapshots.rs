@@ -54,9 +54,28 @@ pub(super) async fn take(tools: &Tools, state: &SessionState, wave: usize) -> Re
     }
     // What the other calls made is found again by its token.
     match first {
+        Some(error) if error.kind() == ErrorKind::PermissionDenied && !state.plan.apart.is_empty() => {
+            tracing::warn!(error = error.chain(), "one call for all volumes is not permitted; each is cut by its own");
+            Ok(Record::TicketsReceived { wave, tickets: take_apart(tools, state).await? })
+        }
         Some(error) => Err(error),
         None => Ok(Record::TicketsReceived { wave, tickets }),
     }
+}
+
+/// Takes by a call for each volume what was to be taken by one call for all, which was refused for good and has made nothing. On a
+/// standby one volume has to be cut after the others.
+async fn take_apart(tools: &Tools, state: &SessionState) -> Result<Vec<Ticket>> {
+    let mut tickets: Vec<Ticket> = Vec::new();
+    for requests in state.plan.requests_apart() {
+        let before: Vec<&Ticket> = tickets.iter().collect();
+        let wait = Wait::new(tools, tools.patience.cut, Duration::from_millis(2), Duration::from_millis(500));
+        let is_cut = |reached: &SnapshotState| matches!(reached, SnapshotState::Cut | SnapshotState::Ready);
+        await_all(tools, state, Step::AwaitCut(0), &before, wait, is_cut).await?;
+        let made = join_all(requests.iter().map(|request| create(tools, state, request))).await;
+        tickets.extend(made.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten());
+    }
+    Ok(tickets)
 }
 
 /// One create call. Never repeated blindly: after an unknown outcome, and after a conflict, it looks first.

@@ -177,6 +177,11 @@ impl MemoryProvider {
         volume
     }
 
+    /// The ids of all volumes, in the order in which they were added.
+    pub fn volume_ids(&self) -> Vec<String> {
+        self.lock().volumes.iter().map(|(volume, _)| volume.id.clone()).collect()
+    }
+
     /// Writes a file (path relative to the root) on a volume. False if there is no such volume.
     pub fn write(&self, volume: &str, path: impl Into<PathBuf>, bytes: &[u8]) -> bool {
         let mut state = self.advanced(None);

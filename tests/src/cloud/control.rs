@@ -173,6 +173,11 @@ impl Api {
         self.tls.as_deref()?.strip_prefix("https://")?.split(':').next()
     }
 
+    /// The URL at which it is served over TLS, if it is.
+    pub fn tls_url(&self) -> Option<&str> {
+        self.tls.as_deref()
+    }
+
     /// The URL of an empty place for a catalog in its object store.
     pub fn catalog(&self) -> &str {
         &self.catalog

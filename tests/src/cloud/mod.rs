@@ -95,6 +95,12 @@ impl CloudSet {
         Self::start_with(clouds, &options)
     }
 
+    /// Like [`start`](Self::start), and all of them are also served as the hosts that they have on the Internet.
+    pub fn start_over_tls(clouds: &[Cloud]) -> Result<Self, Missing> {
+        let options: Vec<_> = clouds.iter().flat_map(|cloud| ["--tls", cloud.name()]).collect();
+        Self::start_with(clouds, &options)
+    }
+
     fn start_with(clouds: &[Cloud], options: &[&str]) -> Result<Self, Missing> {
         let names: Vec<_> = clouds.iter().map(|cloud| cloud.name()).collect();
         Kind::XfsReflink.available()?;

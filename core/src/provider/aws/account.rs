@@ -5,11 +5,13 @@
 //! «not found» counts only in the account that the ticket names. Who we are is asked of STS, which needs no permission
 //! (<https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html>), once, and only when something is missing.
 
+use std::collections::BTreeSet;
+
 use super::client::Ec2;
 use super::errors::Call;
-use super::{ACCOUNT, AwsProvider};
+use super::{ACCOUNT, AwsProvider, REGION};
 use crate::error::{Error, Result};
-use crate::provider::Ticket;
+use crate::provider::{Instance, Ticket, Volume};
 
 impl AwsProvider {
     /// Nothing, if a snapshot of this ticket that EC2 does not find is gone.
@@ -21,6 +23,57 @@ impl AwsProvider {
         let Some(theirs) = ticket.attributes.get(ACCOUNT) else { return Ok(()) };
         let ours = self.account.get_or_try_init(|| self.ask_account(ec2)).await?;
         compare(id, theirs, ours)
+    }
+
+    /// Why the snapshots of these volumes cannot be seen, if they cannot: by credentials of another account nothing is found,
+    /// and a region may not answer or not permit to look.
+    pub(super) async fn why_unseen(&self, instance: &Instance, volumes: &[Volume]) -> Result<Option<String>> {
+        let recorded = || volumes.iter().map(|volume| &volume.attributes).chain([&instance.attributes]);
+        let mut regions: BTreeSet<String> = recorded().filter_map(|one| one.get(REGION).cloned()).collect();
+        if regions.is_empty() {
+            regions.insert(self.clients.here()?.region);
+        }
+        let account = recorded().find_map(|one| one.get(ACCOUNT));
+        for region in &regions {
+            let ec2 = self.clients.region(region);
+            if let Some(theirs) = account {
+                let of = format!("its snapshots are of AWS account {theirs} in {region}");
+                match self.account.get_or_try_init(|| self.ask_account(&ec2)).await {
+                    Ok(ours) if ours == theirs => {}
+                    Ok(ours) => return Ok(Some(format!("{of}, and these credentials are of account {ours}"))),
+                    Err(error) => return Ok(Some(format!("{of}: {}", error.chain()))),
+                }
+            }
+            let asked = ec2.api.describe_snapshots().owner_ids("self").dry_run(true).send().await;
+            if let Err(error) = ec2.look("DescribeSnapshots", format!("look for snapshots in {region}")).dry(asked) {
+                return Ok(Some(error.chain()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// For a look that has found nothing: whether that says anything.
+    ///
+    /// # Errors
+    /// If the volumes are of another account than the credentials, or that cannot be told.
+    pub(super) async fn check_nothing(&self, volumes: &[Volume]) -> Result<()> {
+        let Some(volume) = volumes.iter().find(|volume| volume.attributes.contains_key(ACCOUNT)) else {
+            return Ok(());
+        };
+        let ec2 = self.clients.of(&volume.attributes)?;
+        let ours = self.account.get_or_try_init(|| self.ask_account(&ec2)).await?;
+        match volume.attributes.get(ACCOUNT).filter(|theirs| *theirs != ours) {
+            None => Ok(()),
+            Some(theirs) => {
+                let message = format!(
+                    "volume {} is of account {theirs}, and these credentials are of account {ours}: what they do not see may \
+                     be there",
+                    volume.id
+                );
+                Err(Error::precondition(message)
+                    .with_hint(format!("use credentials of account {theirs}; see --aws-profile")))
+            }
+        }
     }
 
     async fn ask_account(&self, ec2: &Ec2) -> Result<String> {

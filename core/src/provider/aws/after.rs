@@ -28,6 +28,9 @@ pub(super) struct Wanted {
     /// How to lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lock: Option<Lock>,
+    /// Zones in which volumes made of the snapshots are to be fast at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) fast_restore: Vec<String>,
 }
 
 impl Wanted {
@@ -42,7 +45,15 @@ impl Wanted {
         if copy_to.is_empty() && options.copy_kms_key_id.is_some() {
             return Err(Error::invalid("copy_kms_key_id without copy_to").with_hint("give --aws-copy-to"));
         }
-        Ok(Self { copy_to, copy_key: options.copy_kms_key_id.clone(), lock: Lock::from_options(options)? })
+        let mut fast_restore = options.fast_restore_zones.clone();
+        fast_restore.sort();
+        fast_restore.dedup();
+        Ok(Self {
+            copy_to,
+            copy_key: options.copy_kms_key_id.clone(),
+            lock: Lock::from_options(options)?,
+            fast_restore,
+        })
     }
 
     /// What was wanted when the volume was found.
@@ -75,6 +86,7 @@ impl AwsProvider {
     /// Copies all snapshots, then locks all of them and their copies.
     pub(super) async fn copy_and_lock(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
         let copied = all(join_all(tickets.iter().map(|ticket| self.copy(requests, ticket))).await)?;
+        all(join_all(copied.iter().map(|one| self.make_fast(one))).await)?;
         all(join_all(copied.iter().map(|one| self.lock_copied(one))).await)
     }
 
@@ -82,6 +94,29 @@ impl AwsProvider {
         match &wanted.lock {
             Some(lock) => self.lock(ticket, lock).await,
             None => Ok(ticket.clone()),
+        }
+    }
+
+    /// Enables fast snapshot restore; what is enabled already stays so. It ends with the snapshot.
+    /// <https://docs.aws.amazon.com/ebs/latest/userguide/ebs-fast-snapshot-restore.html>
+    async fn make_fast(&self, (ticket, wanted): &(Ticket, Wanted)) -> Result<()> {
+        if wanted.fast_restore.is_empty() {
+            return Ok(());
+        }
+        let ec2 = self.clients.of(&ticket.attributes)?;
+        let doing = format!("enable fast snapshot restore of {}", ticket.snapshot);
+        let call = ec2.api.enable_fast_snapshot_restores().source_snapshot_ids(&ticket.snapshot);
+        let answer = call.set_availability_zones(Some(wanted.fast_restore.clone())).send().await;
+        let answer = answer.map_err(|error| ec2.change("EnableFastSnapshotRestores", doing.clone()).failed(error))?;
+        let failed = answer.unsuccessful().iter().flat_map(|one| one.fast_snapshot_restore_state_errors());
+        let failed = failed.filter_map(|one| Some((one.availability_zone()?, one.error()?)));
+        match failed.last() {
+            None => Ok(()),
+            Some((zone, error)) => Err(ec2.change("EnableFastSnapshotRestores", format!("{doing} in {zone}")).refused(
+                error.code().unwrap_or_default(),
+                error.message().unwrap_or_default(),
+                0,
+            )),
         }
     }
 
@@ -118,10 +153,12 @@ mod tests {
             copy_kms_key_id: Some("alias/backup".into()),
             lock_mode: Some("governance".into()),
             lock_duration: Some(7),
+            fast_restore_zones: vec!["eu-west-1b".into(), "eu-west-1a".into()],
             ..AwsOptions::default()
         };
         let wanted = Wanted::from_options(&options).unwrap();
         assert_eq!(wanted.copy_to, ["eu-central-1", "us-east-1"]);
+        assert_eq!(wanted.fast_restore, ["eu-west-1a", "eu-west-1b"]);
         let mut volume: Volume = serde_json::from_str(
             r#"{"id":"v","root":"/","mount_point":"/","mount_options":"rw","device":"d","method":"ebs"}"#,
         )

@@ -80,7 +80,10 @@ pub(super) struct Clients {
 impl Clients {
     /// Reads the configuration. Asks nobody but, for the region, the metadata service of this machine if nothing else
     /// names one.
-    pub(super) async fn load(options: &AwsOptions) -> Self {
+    ///
+    /// # Errors
+    /// If `AWS_CA_BUNDLE` cannot be used.
+    pub(super) async fn load(options: &AwsOptions) -> Result<Self> {
         let disabled = std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
         let metadata = imds::Client::builder()
             .connect_timeout(Duration::from_secs(1))
@@ -92,6 +95,9 @@ impl Clients {
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             // An attempt that gets no answer leaves time for a second one.
             .timeout_config(timeouts(patience * 2 / 3, patience));
+        if let Some(client) = super::trust::client()? {
+            loader = loader.http_client(client);
+        }
         let mut files = aws_config::profile::region::ProfileFileRegionProvider::builder();
         if let Some(profile) = &options.profile {
             loader = loader.profile_name(profile);
@@ -103,7 +109,7 @@ impl Clients {
             .or_else(files.build())
             .or_else(of_machine);
         let config = loader.region(region).load().await;
-        Self { config, metadata: (!disabled).then_some(metadata), patience, by_region: Mutex::default() }
+        Ok(Self { config, metadata: (!disabled).then_some(metadata), patience, by_region: Mutex::default() })
     }
 
     /// The client of the region that options, environment or this machine name.
@@ -166,7 +172,7 @@ mod tests {
     use super::*;
 
     async fn clients(region: Option<&str>) -> Clients {
-        Clients::load(&AwsOptions { region: region.map(str::to_owned), ..AwsOptions::default() }).await
+        Clients::load(&AwsOptions { region: region.map(str::to_owned), ..AwsOptions::default() }).await.unwrap()
     }
 
     #[tokio::test]
@@ -180,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_makes_something_is_sent_once() {
-        let clients = Clients::load(&AwsOptions { call_timeout_s: Some(7), ..AwsOptions::default() }).await;
+        let clients = Clients::load(&AwsOptions { call_timeout_s: Some(7), ..AwsOptions::default() }).await.unwrap();
         let config = clients.region("eu-west-1").once().build();
         assert_eq!(config.retry_config().map(RetryConfig::max_attempts), Some(1));
         assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(Duration::from_secs(7)));

@@ -10,7 +10,7 @@ use aws_sdk_ec2::types::{Filter, Instance as Ec2Instance, InstanceStateName, Res
 
 use super::client::{Clients, Ec2};
 use super::errors::code;
-use super::{INSTANCE_ID, REGION, ZONE, names};
+use super::{ACCOUNT, INSTANCE_ID, REGION, ZONE, names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Instance;
 
@@ -28,7 +28,7 @@ pub(super) async fn find(clients: &Clients, name: Option<&str>) -> Result<Instan
     let Some(name) = name else { return this_machine(clients).await };
     let ec2 = clients.here()?;
     if looks_like_id(name)
-        && let Some(found) = by_id(&ec2, name).await?
+        && let Some(found) = owned(&ec2, name).await?
     {
         return instance(&ec2, name, &found);
     }
@@ -38,7 +38,7 @@ pub(super) async fn find(clients: &Clients, name: Option<&str>) -> Result<Instan
         [] => Err(Error::not_found(format!("there is no instance {name:?} in {}", ec2.region))
             .with_hint("give the id (i-…) or the value of its tag Name, and its region (--aws-region)")),
         several => {
-            let ids: Vec<&str> = several.iter().filter_map(Ec2Instance::instance_id).collect();
+            let ids: Vec<&str> = several.iter().filter_map(|(found, _)| found.instance_id()).collect();
             Err(Error::new(
                 ErrorKind::InvalidInput,
                 format!("several instances are named {name:?}: {}", ids.join(", ")),
@@ -60,7 +60,7 @@ async fn this_machine(clients: &Clients) -> Result<Instance> {
         Some(region) => clients.region(region.trim()),
         None => clients.here()?,
     };
-    let found = by_id(&ec2, id.trim()).await?;
+    let found = owned(&ec2, id.trim()).await?;
     let found = found.ok_or_else(|| Error::not_found(format!("there is no instance {id:?} in {}", ec2.region)))?;
     instance(&ec2, id.trim(), &found)
 }
@@ -72,10 +72,24 @@ fn looks_like_id(name: &str) -> bool {
 
 /// The instance with this id, unless it is terminated or does not exist.
 pub(super) async fn by_id(ec2: &Ec2, id: &str) -> Result<Option<Ec2Instance>> {
+    Ok(owned(ec2, id).await?.map(|(found, _)| found))
+}
+
+/// An instance and its account.
+type Owned = (Ec2Instance, Option<String>);
+
+fn all(reservations: Vec<Reservation>) -> impl Iterator<Item = Owned> {
+    reservations.into_iter().flat_map(|reservation| {
+        let owner = reservation.owner_id;
+        reservation.instances.unwrap_or_default().into_iter().map(move |found| (found, owner.clone()))
+    })
+}
+
+async fn owned(ec2: &Ec2, id: &str) -> Result<Option<Owned>> {
     match ec2.api.describe_instances().instance_ids(id).send().await {
         Ok(answer) => {
-            let found = answer.reservations().iter().flat_map(Reservation::instances);
-            Ok(found.filter(|instance| has_volumes(instance)).find(|i| i.instance_id() == Some(id)).cloned())
+            let mut found = all(answer.reservations.unwrap_or_default()).filter(|(found, _)| has_volumes(found));
+            Ok(found.find(|(found, _)| found.instance_id() == Some(id)))
         }
         // Stock falls back to the name, too.
         Err(error) if matches!(code(&error), Some("InvalidInstanceID.NotFound" | "InvalidInstanceID.Malformed")) => {
@@ -85,7 +99,7 @@ pub(super) async fn by_id(ec2: &Ec2, id: &str) -> Result<Option<Ec2Instance>> {
     }
 }
 
-async fn by_name(ec2: &Ec2, name: &str) -> Result<Vec<Ec2Instance>> {
+async fn by_name(ec2: &Ec2, name: &str) -> Result<Vec<Owned>> {
     let states = STATES.iter().map(|state| state.as_str().to_owned()).collect();
     let found = ec2
         .api
@@ -99,24 +113,21 @@ async fn by_name(ec2: &Ec2, name: &str) -> Result<Vec<Ec2Instance>> {
         .await
         .map_err(|error| ec2.look("DescribeInstances", format!("look for instance {name:?}")).failed(error))?;
     let named = |instance: &Ec2Instance| names::tag(instance.tags(), names::NAME) == Some(name);
-    Ok(found
-        .into_iter()
-        .flat_map(|reservation| reservation.instances.unwrap_or_default())
-        .filter(|instance| has_volumes(instance) && named(instance))
-        .collect())
+    Ok(all(found).filter(|(found, _)| has_volumes(found) && named(found)).collect())
 }
 
 fn has_volumes(instance: &Ec2Instance) -> bool {
     instance.state().and_then(|state| state.name()).is_none_or(|state| STATES.contains(state))
 }
 
-fn instance(ec2: &Ec2, name: &str, found: &Ec2Instance) -> Result<Instance> {
+fn instance(ec2: &Ec2, name: &str, (found, owner): &Owned) -> Result<Instance> {
     let (Some(id), Some(zone)) = (found.instance_id(), found.placement().and_then(|place| place.availability_zone()))
     else {
         return Err(Error::new(ErrorKind::Provider, format!("EC2 tells no id or zone of instance {name}")));
     };
-    let attributes: BTreeMap<String, String> =
+    let mut attributes: BTreeMap<String, String> =
         [(INSTANCE_ID, id), (REGION, &ec2.region), (ZONE, zone)].map(|(key, value)| (key.into(), value.into())).into();
+    attributes.extend(owner.as_ref().map(|owner| (ACCOUNT.to_owned(), owner.clone())));
     Ok(Instance { name: name.to_owned(), attributes })
 }
 

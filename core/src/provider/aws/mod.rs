@@ -39,7 +39,9 @@ mod lock;
 mod metadata;
 mod names;
 mod preflight;
+mod shape;
 mod snapshots;
+mod trust;
 mod volume;
 mod volumes;
 
@@ -57,9 +59,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{BackupId, Token};
 use crate::model::{CloudSnapshots, Literal, SnapshotRecord};
-use crate::provider::options::ProviderOptions;
+use crate::provider::options::{AwsOptions, ProviderOptions};
 use crate::provider::{
-    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, Preflight, RestoredVolume,
+    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, Outlook, Preflight, RestoredVolume,
     SnapshotProvider, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 
@@ -85,7 +87,11 @@ const VOLUME_TYPE: &str = "volume_type";
 const IOPS: &str = "iops";
 /// Of a volume, a ticket: provisioned MiB per second.
 const THROUGHPUT: &str = "throughput";
-/// Of a ticket: the account.
+/// Of a volume, a ticket: the KMS key that it is encrypted with.
+const KMS_KEY: &str = "kms_key";
+/// Of a volume, a ticket: it could be attached to several instances.
+const MULTI_ATTACH: &str = "multi_attach";
+/// Of an instance, a volume, a ticket: the account.
 const ACCOUNT: &str = "account_id";
 /// Of a ticket of a copy: the original.
 const SOURCE: &str = "source";
@@ -103,6 +109,7 @@ pub async fn open(options: &ProviderOptions) -> Result<Arc<dyn SnapshotProvider>
 pub struct AwsProvider {
     clients: Clients,
     clock: Arc<dyn Clock>,
+    options: AwsOptions,
     /// What the user wants beyond snapshots.
     wanted: Wanted,
     fresh: Fresh,
@@ -118,9 +125,11 @@ impl AwsProvider {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] if the options do not fit together.
     pub async fn new(options: &ProviderOptions) -> Result<Self> {
+        shape::check(&options.aws)?;
         Ok(Self {
+            options: options.aws.clone(),
             wanted: Wanted::from_options(&options.aws)?,
-            clients: Clients::load(&options.aws).await,
+            clients: Clients::load(&options.aws).await?,
             clock: Arc::new(SystemClock::new()),
             fresh: Fresh::default(),
             account: OnceCell::new(),
@@ -170,7 +179,12 @@ impl SnapshotProvider for AwsProvider {
     }
 
     async fn instance(&self, name: Option<&str>) -> Result<Instance> {
-        instance::find(&self.clients, name).await
+        let found = instance::find(&self.clients, name).await?;
+        // Who sees an instance is of its account: nobody else has to be asked.
+        if let Some(account) = found.attributes.get(ACCOUNT) {
+            let _ = self.account.set(account.clone());
+        }
+        Ok(found)
     }
 
     async fn volumes(&self, instance: &Instance, selection: &VolumeSelection) -> Result<Vec<Volume>> {
@@ -214,11 +228,19 @@ impl SnapshotProvider for AwsProvider {
     }
 
     async fn find(&self, token: &Token, volumes: &[Volume]) -> Result<Vec<Ticket>> {
-        self.tickets(names::TOKEN, token.as_str(), volumes).await
+        let found = self.tickets(names::TOKEN, token.as_str(), volumes).await?;
+        if found.is_empty() {
+            self.check_nothing(volumes).await?;
+        }
+        Ok(found)
     }
 
     async fn list(&self, mark: &str, volumes: &[Volume]) -> Result<Vec<Ticket>> {
         self.tickets(names::MARK, mark, volumes).await
+    }
+
+    async fn unseen(&self, instance: &Instance, volumes: &[Volume]) -> Result<Option<String>> {
+        self.why_unseen(instance, volumes).await
     }
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
@@ -244,6 +266,10 @@ impl SnapshotProvider for AwsProvider {
 
     async fn adopt(&self, backup_id: &BackupId, snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {
         metadata::adopt(backup_id, snapshots)
+    }
+
+    fn outlook(&self, ticket: &Ticket, instance: &Instance) -> Outlook {
+        shape::Shape::of(ticket, &self.options).outlook(ticket, instance)
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {

@@ -21,6 +21,10 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::Token;
 use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
 
+/// Attributes of a volume that its tickets have, too.
+const KEPT: [&str; 7] =
+    [VOLUME_ID, DEVICE, super::VOLUME_TYPE, super::IOPS, super::THROUGHPUT, super::KMS_KEY, super::MULTI_ATTACH];
+
 /// How long a snapshot that was created by this process may not show.
 const SHOWS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -112,7 +116,7 @@ impl AwsProvider {
             attributes.extend(value.map(|value| (key.to_owned(), value.to_owned())));
         }
         if let Some(volume) = volume {
-            for key in [VOLUME_ID, DEVICE, super::VOLUME_TYPE, super::IOPS, super::THROUGHPUT] {
+            for key in KEPT {
                 attributes.extend(volume.attributes.get(key).map(|value| (key.to_owned(), value.clone())));
             }
         }

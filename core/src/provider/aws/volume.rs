@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aws_sdk_ec2::types::{ResourceType, Volume as Ec2Volume, VolumeAttachmentState, VolumeState, VolumeType};
+use aws_sdk_ec2::types::{ResourceType, Volume as Ec2Volume, VolumeAttachmentState, VolumeState};
 use chrono::DateTime;
 
 use super::client::Ec2;
 use super::errors::{code, is_gone};
-use super::{AwsProvider, DEVICE, IOPS, REGION, THROUGHPUT, VOLUME_TYPE, ZONE, copies, instance, names};
+use super::shape::Shape;
+use super::{AwsProvider, DEVICE, REGION, ZONE, copies, instance, names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::devices::DeviceHint;
 use crate::provider::names::hash;
@@ -41,17 +42,19 @@ impl AwsProvider {
             (names::MARK, &request.mark),
             (names::SOURCE, &snapshot),
         ];
-        let kind = ticket.attributes.get(VOLUME_TYPE).map_or(VolumeType::Gp3, |kind| VolumeType::from(kind.as_str()));
-        let number = |key: &str| ticket.attributes.get(key).and_then(|number| number.parse().ok());
+        let shape = Shape::of(ticket, &self.options);
         let made = ec2
             .api
             .create_volume()
             .client_token(format!("{}-{:08x}", request.token, hash(&snapshot)))
             .snapshot_id(&snapshot)
             .availability_zone(zone)
-            .set_iops(number(IOPS).filter(|_| has_iops(&kind)))
-            .set_throughput(number(THROUGHPUT).filter(|_| kind == VolumeType::Gp3))
-            .volume_type(kind)
+            .set_iops(shape.iops)
+            .set_throughput(shape.throughput)
+            .volume_type(shape.kind)
+            .set_encrypted(shape.key.is_some().then_some(true))
+            .set_kms_key_id(shape.key)
+            .set_volume_initialization_rate(shape.initialization_rate)
             .tag_specifications(names::specification(ResourceType::Volume, tags))
             .send()
             .await
@@ -252,10 +255,6 @@ fn nearest(ticket: &Ticket, region: &str) -> Result<String> {
                 places.join(", ")
             ))
     })
-}
-
-fn has_iops(kind: &VolumeType) -> bool {
-    matches!(kind, VolumeType::Gp3 | VolumeType::Io1 | VolumeType::Io2)
 }
 
 /// What is left of the name of a device when `/dev/`, `sd` and `xvd` are taken away: `/dev/sdf` and `/dev/xvdf` are one.

@@ -13,8 +13,8 @@ use futures::future::join_all;
 use super::client::Ec2;
 use super::errors::is_gone;
 use super::{
-    AwsProvider, DATA_VOLUMES, DEVICE, INSTANCE_ID, IOPS, METHOD, REGION, THROUGHPUT, VOLUME_ID, VOLUME_TYPE, ZONE,
-    copies, instance, names,
+    ACCOUNT, AwsProvider, DATA_VOLUMES, DEVICE, INSTANCE_ID, IOPS, KMS_KEY, METHOD, MULTI_ATTACH, REGION, THROUGHPUT,
+    VOLUME_ID, VOLUME_TYPE, ZONE, copies, instance, names,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::devices::{AttachedDisk, DeviceHint, DiskOnHost, Disks, HostDescription};
@@ -165,7 +165,7 @@ impl AwsProvider {
         let volume = |disk: &DiskOnHost| {
             let one = which(attached, all, disk)?;
             let mut attributes = attributes(one);
-            for key in [REGION, INSTANCE_ID] {
+            for key in [REGION, INSTANCE_ID, ACCOUNT] {
                 attributes.extend(instance.attributes.get(key).map(|value| (key.to_owned(), value.clone())));
             }
             attributes.insert(DATA_VOLUMES.to_owned(), data_volumes.to_string());
@@ -187,6 +187,8 @@ fn attributes(one: &Attached) -> BTreeMap<String, String> {
         (VOLUME_TYPE, found.volume_type().map(|kind| kind.as_str().to_owned())),
         (IOPS, number(found.iops())),
         (THROUGHPUT, number(found.throughput())),
+        (KMS_KEY, found.kms_key_id().map(str::to_owned)),
+        (MULTI_ATTACH, found.multi_attach_enabled().filter(|enabled| *enabled).map(|_| "true".to_owned())),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((key.to_owned(), value?)))

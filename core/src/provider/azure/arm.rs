@@ -17,6 +17,11 @@ pub(super) mod key {
     pub(in super::super) const LUN: &str = "lun";
     pub(in super::super) const DISK: &str = "disk_id";
     pub(in super::super) const DISK_SKU: &str = "disk_sku";
+    /// What the disk is like: see `shape`.
+    pub(in super::super) const LIKE: &str = "disk_like";
+    /// Minutes for which its snapshots are to be of use before all is copied.
+    pub(in super::super) const INSTANT: &str = "instant_access_minutes";
+    pub(in super::super) const KEY_SET: &str = "disk_encryption_set";
     pub(in super::super) const SECTOR: &str = "sector_size";
     pub(in super::super) const COPY: &str = "copy_id";
     pub(in super::super) const COPY_LOCATION: &str = "copy_location";

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::auth::{AccessToken, TokenCredential};
-use azure_core::headers::AUTHORIZATION;
+use azure_core::headers::{AUTHORIZATION, CONTENT_TYPE, Headers};
 use azure_core::{HttpClient, Method, Request, Response, RetryOptions, TransportOptions, Url};
 use azure_identity::{
     AppServiceManagedIdentityCredential, AzureCliCredential, DefaultAzureCredential, TokenCredentialOptions,
@@ -174,6 +174,25 @@ impl Clients {
         .await
     }
 
+    /// A call that changes something and that the generated client does not have: PUT of a path below the end point; sent once.
+    pub(super) async fn put(&self, call: Call<'_>, address: &str, body: &Value) -> Result<Headers> {
+        let bad = |error| Error::internal(format!("not an address of Azure: {address}")).with_source(error);
+        let url = self.endpoint.join(address).map_err(bad)?;
+        self.token(call).await?;
+        let send = async {
+            let token = self.credential.get_token(&[&self.scope]).await?;
+            let mut request = Request::new(url, Method::Put);
+            request.insert_header(AUTHORIZATION, format!("Bearer {}", token.token.secret()));
+            request.insert_header(CONTENT_TYPE, "application/json");
+            request.set_body(body.to_string());
+            Ok(self.http.execute_request(&request).await?.headers().clone())
+        };
+        match tokio::time::timeout(self.patience, send).await {
+            Ok(answer) => answer.map_err(|error| errors::read(call, error, true)),
+            Err(_) => Err(errors::late(call, self.patience, true)),
+        }
+    }
+
     async fn token(&self, call: Call<'_>) -> Result<()> {
         let scopes = [self.scope.as_str()];
         match tokio::time::timeout(self.patience, self.credential.get_token(&scopes)).await {
@@ -184,11 +203,9 @@ impl Clients {
     }
 }
 
-/// Whether an error says that a resource, or the group it was in, does not exist. A subscription that cannot be seen says
-/// nothing about what is in it.
+/// Whether an error says that a resource, or the group it was in, does not exist.
 pub(super) fn gone(error: &Error) -> bool {
-    let refusal = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Refusal>());
-    error.kind() == ErrorKind::NotFound && refusal.is_none_or(|refusal| refusal.code != "SubscriptionNotFound")
+    error.kind() == ErrorKind::NotFound
 }
 
 /// The end point; `http` only on this host.
@@ -210,14 +227,38 @@ fn endpoint(text: &str) -> Result<Url> {
     }
 }
 
+/// What HTTP needs of this host: its certificates, and its proxy.
+///
+/// The client knows the public authorities; what `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or else the host trusts, comes on top.
+/// Plain HTTP goes to this host and to its metadata service only, so never to a proxy.
 fn plain_http() -> Result<Arc<dyn HttpClient>> {
-    let client = reqwest::Client::builder()
+    let mut client = reqwest::Client::builder()
         .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none())
         .pool_idle_timeout(Duration::from_secs(30))
-        .build()
-        .map_err(|error| Error::internal("the HTTP client cannot be made").with_source(error))?;
+        .no_proxy();
+    if let Some((name, url)) = proxy(|name| std::env::var(name).ok()) {
+        let proxy = reqwest::Proxy::https(&url)
+            .map_err(|error| Error::invalid(format!("{name} is no address of a proxy")).with_source(error))?;
+        client = client.proxy(proxy.no_proxy(reqwest::NoProxy::from_env()));
+    }
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "certificates of this host cannot be read");
+    }
+    // A store may hold old certificates that cannot be read; they can vouch for nobody.
+    for certificate in found.certs.iter().filter_map(|one| reqwest::Certificate::from_der(one).ok()) {
+        client = client.add_root_certificate(certificate);
+    }
+    let client =
+        client.build().map_err(|error| Error::internal("the HTTP client cannot be made").with_source(error))?;
     Ok(Arc::new(client))
+}
+
+/// The proxy for HTTPS, and the variable that names it.
+fn proxy(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+    let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    names.into_iter().find_map(|name| Some((name, variable(name).filter(|url| !url.is_empty())?)))
 }
 
 fn credential(kind: Option<AzureCredential>, http: &Arc<dyn HttpClient>) -> Result<Arc<dyn TokenCredential>> {
@@ -275,6 +316,16 @@ impl HttpClient for Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_proxy_is_the_one_for_https_or_that_for_all() {
+        let of = |set: &[(&str, &str)]| {
+            proxy(|name| set.iter().find(|(known, _)| *known == name).map(|(_, url)| (*url).to_owned()))
+        };
+        assert_eq!(of(&[("all_proxy", "a"), ("https_proxy", "b")]), Some(("https_proxy", "b".into())));
+        assert_eq!(of(&[("all_proxy", "a"), ("HTTPS_PROXY", "")]), Some(("all_proxy", "a".into())));
+        assert_eq!(of(&[("http_proxy", "c")]), None, "plain HTTP leaves this host by no proxy");
+    }
 
     #[test]
     fn a_token_goes_over_tls_or_stays_on_this_host() {

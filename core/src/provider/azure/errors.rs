@@ -169,7 +169,8 @@ pub(super) fn refused(call: Call<'_>, refusal: &Refusal, lost: Retry) -> Error {
             .with_hint("see the policy assignment that the message names"),
         (403, _) => error(ErrorKind::PermissionDenied, "Azure does not permit")
             .with_hint(format!("the role needs {}; see docs/permissions/azure.md", action(call, refusal))),
-        (404, "SubscriptionNotFound") => error(ErrorKind::NotFound, "no such subscription: cannot ask about")
+        // Nothing is known of what is in it.
+        (404, "SubscriptionNotFound") => error(ErrorKind::Precondition, "no such subscription: cannot ask about")
             .with_hint("see --azure-subscription-id, and whether the credentials are of its tenant"),
         (404, "ResourceGroupNotFound") => error(ErrorKind::NotFound, "no such resource group: cannot ask about")
             .with_hint("see --azure-resource-group"),
@@ -234,7 +235,7 @@ mod tests {
             (403, "AuthorizationFailed", "no", None, PermissionDenied, Retry::Never),
             (403, "RequestDisallowedByPolicy", "policy", None, Precondition, Retry::Never),
             (404, "ResourceNotFound", "not found", None, NotFound, Retry::Never),
-            (404, "SubscriptionNotFound", "no", None, NotFound, Retry::Never),
+            (404, "SubscriptionNotFound", "no", None, Precondition, Retry::Never),
             (404, "ResourceGroupNotFound", "no", None, NotFound, Retry::Never),
             (409, "ScopeLocked", "locked", None, Precondition, Retry::Never),
             (409, "OperationNotAllowed", "exceeding approved Quota", None, Exhausted, Retry::Never),

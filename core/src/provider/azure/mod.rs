@@ -17,8 +17,8 @@
 //! whatever the disk.
 //!
 //! # What it is not
-//! It does not wait in `create`, and does not use the poller of the SDK. It cuts no group ([`group`]). It asks for no instant
-//! access (which costs extra, and until the copy is complete needs the disk).
+//! It does not wait in `create`, and does not use the poller of the SDK. It cuts no group ([`group`]). It asks for instant access
+//! only where the user does: that costs extra, and makes no snapshot `Ready`, as until the copy is complete it needs the disk.
 
 mod after;
 mod arm;
@@ -30,6 +30,7 @@ mod listing;
 mod metadata;
 mod names;
 mod preflight;
+mod shape;
 mod snapshots;
 mod volume;
 mod volumes;
@@ -46,7 +47,7 @@ use self::arm::Scope;
 use self::client::Clients;
 use super::options::{AzureOptions, ProviderOptions};
 use super::{
-    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, Preflight, RestoredVolume,
+    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Findings, Instance, Outlook, Preflight, RestoredVolume,
     SnapshotProvider, SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 use crate::clock::{Clock, SystemClock};
@@ -87,6 +88,9 @@ impl AzureProvider {
         if options.copy_to.is_some() && options.disk_encryption_set.is_some() {
             return Err(Error::invalid("--azure-copy-to and --azure-disk-encryption-set do not go together")
                 .with_hint("a disk encryption set is of one region, so the copy would not be encrypted with its key"));
+        }
+        if let Some(minutes) = options.instant_access_minutes.filter(|minutes| !(60..=300).contains(minutes)) {
+            return Err(Error::invalid(format!("instant access lasts 60 to 300 minutes, not {minutes}")));
         }
         Ok(Self {
             clients: Clients::new(options, clock)?,
@@ -201,6 +205,25 @@ impl SnapshotProvider for AzureProvider {
         snapshots::tagged(self, &self.scopes(volumes)?, names::MARK, mark).await
     }
 
+    async fn unseen(&self, instance: &Instance, volumes: &[Volume]) -> Result<Option<String>> {
+        let mut scopes: BTreeSet<Scope> = volumes.iter().filter_map(|volume| Scope::of(&volume.attributes)).collect();
+        if scopes.is_empty() {
+            scopes.insert(Scope::of(&instance.attributes).map_or_else(|| self.scope(), Ok)?);
+        }
+        for scope in &scopes {
+            match snapshots::list_group(self, scope).await {
+                // Of a group that does not exist, all is gone.
+                Err(error) if !client::gone(&error) => {
+                    let (group, subscription) = (&scope.group, &scope.subscription);
+                    let place = format!("its snapshots are in resource group {group} of subscription {subscription}");
+                    return Ok(Some(format!("{place}: {}", error.chain())));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
         snapshots::delete(self, ticket).await
     }
@@ -220,6 +243,10 @@ impl SnapshotProvider for AzureProvider {
     async fn adopt(&self, backup_id: &BackupId, snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {
         let options = &self.options;
         metadata::adopt(backup_id, snapshots, options.subscription_id.as_deref(), options.resource_group.as_deref())
+    }
+
+    fn outlook(&self, ticket: &Ticket, instance: &Instance) -> Outlook {
+        shape::Shape::of(ticket, &self.options, instance, None).outlook()
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {

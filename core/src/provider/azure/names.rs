@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::METHOD;
 use super::arm::{ResourceId, Scope, key};
+use super::volumes::network;
 use crate::error::{Error, Result};
 use crate::id::Token;
 use crate::provider::names::{NameRules, hash, quoted};
@@ -41,16 +42,19 @@ pub(super) const COPY_OF: &str = "barman_snap_copy_of";
 /// On a disk that a restore has made: the name of its snapshot.
 pub(super) const RESTORED: &str = "barman_snap_restored_from";
 /// Attributes of a volume that its snapshots keep.
-const KEPT: [(&str, &str); 5] = [
+const KEPT: [(&str, &str); 8] = [
     (key::LOCATION, "barman_snap_location"),
     (key::LUN, "barman_snap_lun"),
     (key::DISK, "barman_snap_disk"),
     (key::DISK_SKU, "barman_snap_disk_sku"),
     (key::SECTOR, "barman_snap_sector_size"),
+    (key::LIKE, "barman_snap_disk_like"),
+    (key::KEY_SET, "barman_snap_disk_encryption_set"),
+    (network::ACCESS, "barman_snap_disk_access"),
 ];
 /// The most tags of a resource, and how many of ours there can be at once.
 const MOST_TAGS: usize = 50;
-const MOST_OURS: usize = 11;
+const MOST_OURS: usize = 14;
 const LONGEST_NAME: usize = 512;
 const LONGEST_VALUE: usize = 256;
 

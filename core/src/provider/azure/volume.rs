@@ -19,8 +19,9 @@ use super::AzureProvider;
 use super::arm::{ResourceId, Scope, key, location};
 use super::client::gone;
 use super::errors::Call;
+use super::shape::{Shape, sku_name};
 use super::snapshots::{Operation, read_operation};
-use super::volumes::{READ_DISK, api_name, attached, get_disk, hints};
+use super::volumes::{READ_DISK, attached, get_disk, hints};
 use super::{instance, names, snapshots};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::Token;
@@ -32,8 +33,6 @@ const ATTACH: &str = "Microsoft.Compute/virtualMachines/attachDetachDataDisks/ac
 
 /// How long a disk is waited for: made, attached, detached or deleted.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// The kind of disk where nothing says which: every size of machine takes it.
-const ANY_SKU: &str = "StandardSSD_LRS";
 
 fn subject(id: &ResourceId) -> String {
     format!("disk {} in resource group {}", id.name, id.scope.group)
@@ -95,9 +94,10 @@ async fn model(
 ) -> Result<models::Disk> {
     let attributes = &request.ticket.attributes;
     let sku = match attributes.get(key::DISK_SKU) {
-        Some(sku) => sku.clone(),
+        Some(_) => None,
         None => sku_of_source(azure, snapshot).await?,
     };
+    let shape = Shape::of(&request.ticket, &azure.options, instance, sku);
     let creation = models::CreationData {
         source_resource_id: Some(snapshot.to_string()),
         logical_sector_size: attributes.get(key::SECTOR).and_then(|size| size.parse().ok()),
@@ -111,22 +111,24 @@ async fn model(
     .into();
     let resource = models::Resource { tags: Some(names::write_tags(&tags)), ..models::Resource::new(place.to_owned()) };
     // A disk that is stored in all zones is in none.
-    let zones = if sku.ends_with("_ZRS") {
+    let zones = if shape.sku.ends_with("_ZRS") {
         Vec::new()
     } else {
         instance.attributes.get(key::ZONE).cloned().into_iter().collect()
     };
-    let name = serde_json::from_value(Value::String(sku)).ok();
+    let name = serde_json::from_value(Value::String(shape.sku.clone())).ok();
+    let mut properties = models::DiskProperties::new(creation);
+    shape.apply(&mut properties);
     Ok(models::Disk {
         sku: Some(models::DiskSku { name, tier: None }),
         zones,
-        properties: Some(models::DiskProperties::new(creation)),
+        properties: Some(properties),
         ..models::Disk::new(resource)
     })
 }
 
 /// The kind of the disk that a stock snapshot was made of, if it still exists.
-async fn sku_of_source(azure: &AzureProvider, snapshot: &ResourceId) -> Result<String> {
+async fn sku_of_source(azure: &AzureProvider, snapshot: &ResourceId) -> Result<Option<String>> {
     let source = snapshots::get(azure, snapshot)
         .await?
         .and_then(|snapshot| snapshot.properties?.creation_data.source_resource_id)
@@ -136,8 +138,7 @@ async fn sku_of_source(azure: &AzureProvider, snapshot: &ResourceId) -> Result<S
         Some(id) => get_disk(azure, &id).await?,
         None => None,
     };
-    let sku = disk.and_then(|disk| disk.sku?.name).as_ref().and_then(api_name);
-    Ok(sku.unwrap_or_else(|| ANY_SKU.to_owned()))
+    Ok(disk.as_ref().and_then(sku_name))
 }
 
 /// Waits until a disk is made.

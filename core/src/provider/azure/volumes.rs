@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::arm::{ResourceId, key, location};
 use super::errors::Call;
-use super::{AzureProvider, METHOD, instance};
+use super::{AzureProvider, METHOD, instance, shape};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::devices::{AttachedDisk, DeviceHint, Disks, HostDescription};
 use crate::provider::preflight::describe;
@@ -324,6 +324,13 @@ fn attributes(
     if let Some(properties) = properties {
         network::keep(properties, &mut attributes);
     }
+    // Of other disks every snapshot can be used at once.
+    if let Some(minutes) = azure.options.instant_access_minutes
+        && shape::sku_name(disk).is_some_and(|sku| is_slow(&sku))
+    {
+        attributes.insert(key::INSTANT.to_owned(), minutes.to_string());
+    }
+    shape::keep(disk, shape::sku_name(disk).as_deref(), &mut attributes);
     attributes
 }
 
@@ -339,12 +346,12 @@ pub(super) mod network {
 
     use super::api_name;
 
-    const POLICY: &str = "network_access_policy";
-    const ACCESS: &str = "disk_access_id";
-    const PUBLIC: &str = "public_network_access";
+    pub(in super::super) const POLICY: &str = "network_access_policy";
+    pub(in super::super) const ACCESS: &str = "disk_access_id";
+    pub(in super::super) const PUBLIC: &str = "public_network_access";
 
     /// Writes down what differs from the default of a snapshot.
-    pub(super) fn keep(disk: &models::DiskProperties, attributes: &mut BTreeMap<String, String>) {
+    pub(in super::super) fn keep(disk: &models::DiskProperties, attributes: &mut BTreeMap<String, String>) {
         let policy = disk.network_access_policy.as_ref().and_then(api_name).filter(|policy| policy != "AllowAll");
         let public = disk.public_network_access.as_ref().and_then(api_name).filter(|public| public != "Enabled");
         for (name, value) in [(POLICY, policy), (ACCESS, disk.disk_access_id.clone()), (PUBLIC, public)] {

@@ -6,7 +6,7 @@ use super::Gcp;
 use super::group::{group_link, of_disk, split, together};
 use super::link::Link;
 use super::snapshots::Origin;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::provider::{CreateRequest, Ticket, Volume};
 
 impl Gcp {
@@ -26,8 +26,14 @@ impl Gcp {
             wanted.ok_or_else(|| Error::internal(format!("nobody has asked for a snapshot of {}", ticket.volume)))?;
         let members = self.members(&group).await?;
         let Some(name) = members.into_iter().find(|member| of_disk(member, disk)).and_then(|member| member.name) else {
-            return Err(Error::not_found(format!("the instant snapshot of disk {disk} is gone"))
-                .with_context("volume", ticket.volume.clone()));
+            let error = match self.fresh.is_young(&group.to_string(), self.clock.monotonic()) {
+                true => {
+                    let message = format!("the instant snapshot of disk {disk} does not show yet");
+                    Error::new(ErrorKind::Unavailable, message).with_retry(Retry::Safe)
+                }
+                false => Error::not_found(format!("the instant snapshot of disk {disk} is gone")),
+            };
+            return Err(error.with_context("volume", ticket.volume.clone()));
         };
         let instant = Link::new(&group.project, &group.scope, "instantSnapshots", &name);
         self.insert(request, wanted, Origin::Instant(&instant)).await

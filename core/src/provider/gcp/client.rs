@@ -24,9 +24,9 @@ use super::errors;
 use crate::error::{Error, Result};
 use crate::provider::options::{GcpOptions, call_timeout};
 
-/// How often and how long a read is repeated, as the SDK does by default.
+/// How often a read is repeated, as the SDK does by default; and for how many times the time of one call.
 const ATTEMPTS: u32 = 10;
-const PATIENCE: Duration = Duration::from_secs(60);
+const CALLS: u32 = 2;
 
 /// What the SDK repeats by itself, reads that got no answer in time, and reads that came too fast: Compute Engine says so with 403 as often as with 429, which
 /// the SDK does not know.
@@ -54,7 +54,7 @@ struct Access {
 impl Access {
     async fn configure<F>(&self, builder: ClientBuilder<F, Credentials>) -> Result<ClientBuilder<F, Credentials>> {
         let credentials = self.credentials.get_or_try_init(|| async { self.load() }).await?;
-        let reads = Reads.with_attempt_limit(ATTEMPTS).with_time_limit(PATIENCE);
+        let reads = Reads.with_attempt_limit(ATTEMPTS).with_time_limit(self.patience * CALLS);
         let builder =
             builder.with_credentials(credentials.clone()).with_attempt_timeout(self.patience).with_retry_policy(reads);
         Ok(match &self.endpoint {

@@ -195,6 +195,9 @@ fn judge(what: &str, call: Call, facts: &Facts) -> Error {
             };
             say(ErrorKind::PermissionDenied).with_hint(hint)
         }
+        // Nothing is known of what is in it.
+        404 if quoted(&facts.message).is_some_and(is_project) => say(ErrorKind::Precondition)
+            .with_hint("is the name of the project right, and may these credentials see it?"),
         404 => say(ErrorKind::NotFound).with_hint("are --gcp-project and --gcp-zone right?"),
         409 => say(ErrorKind::Conflict),
         412 => say(ErrorKind::Conflict),
@@ -216,6 +219,11 @@ fn throttled(error: Error, facts: &Facts) -> Error {
 /// The first text in single quotes: the quota or the permission that a message names.
 fn quoted(message: &str) -> Option<&str> {
     message.split('\'').nth(1).filter(|text| !text.is_empty())
+}
+
+/// Whether this names a project, and nothing in it.
+fn is_project(resource: &str) -> bool {
+    resource.strip_prefix("projects/").is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
 }
 
 /// No credentials were found.
@@ -293,6 +301,10 @@ mod tests {
         assert_eq!(judged(401, "authError", "Invalid Credentials", Call::Read).kind(), ErrorKind::PermissionDenied);
         assert_eq!(judged(403, "accessNotConfigured", "not used before", Call::Read).kind(), ErrorKind::Precondition);
         assert_eq!(judged(404, "notFound", "not found", Call::Read).kind(), ErrorKind::NotFound);
+        let project = "The resource 'projects/ghost' was not found";
+        assert_eq!(judged(404, "notFound", project, Call::Read).kind(), ErrorKind::Precondition);
+        let snapshot = "The resource 'projects/p/global/snapshots/s' was not found";
+        assert_eq!(judged(404, "notFound", snapshot, Call::Read).kind(), ErrorKind::NotFound);
         assert_eq!(judged(409, "alreadyExists", "exists", Call::Write).kind(), ErrorKind::Conflict);
         assert_eq!(judged(400, "invalid", "bad", Call::Write).kind(), ErrorKind::InvalidInput);
     }

@@ -19,7 +19,7 @@ use super::errors::{self, Call, failed};
 use super::instant::{KIND, zone};
 use super::link::{Link, Scope};
 use super::names::{self, Description};
-use super::operations::is_done;
+use super::operations::{self, is_done};
 use super::snapshots::kept;
 use super::volumes::attribute::CONSISTENCY_GROUP;
 use super::volumes::disk_of;
@@ -86,7 +86,8 @@ impl Gcp {
             .set_name(&link.name)
             .set_description(Description::of_request(request).text())
             .set_source_consistency_group(&place.policy);
-        let id = names::request_id(&request.token, &link.to_string());
+        let thing = format!("{}/{link}", request.token);
+        let id = names::request_id(&request.token, &self.fresh.attempt(&thing));
         let sent = match &link.scope {
             Scope::Region(region) => {
                 let client = self.clients.region_instant_groups().await?;
@@ -107,13 +108,17 @@ impl Gcp {
             Err(error) if error.kind() == ErrorKind::Conflict && self.group(&link).await?.is_some() => None,
             Err(error) => return Err(error),
         };
-        if let Some(operation) = operation.as_ref().filter(|operation| is_done(operation)) {
-            errors::of_operation(&what, operation)?;
+        if let Some(operation) = operation.as_ref().filter(|operation| is_done(operation))
+            && let Err(error) = errors::of_operation(&what, operation)
+        {
+            self.fresh.has_failed(&thing);
+            return Err(errors::busy(error));
         }
-        let operation = operation.and_then(|operation| operation.name);
+        self.fresh.add(&link.to_string(), self.clock.monotonic());
+        let operation = operation.as_ref().and_then(operations::attribute);
         let tickets = request.volumes.iter().map(|wanted| {
             let mut ticket = ticket(&link, &request.token, &wanted.volume, wanted.name.clone())?;
-            ticket.attributes.extend(operation.clone().map(|name| (Ticket::OPERATION.to_owned(), name)));
+            ticket.attributes.extend(operation.clone());
             Ok(ticket)
         });
         tickets.collect()
@@ -137,7 +142,8 @@ impl Gcp {
                     Some(Some(MemberStatus::Failed)) => fail("the instant snapshot failed".to_owned()),
                     Some(Some(MemberStatus::Unavailable)) => fail("the instant snapshot is not available".to_owned()),
                     Some(Some(MemberStatus::Deleting)) => return Err(gone(ticket)),
-                    None if status == Some(GroupStatus::Ready) => {
+                    // A list may lag behind.
+                    None if status == Some(GroupStatus::Ready) && !self.is_young(link) => {
                         fail(format!("disk {disk} is not in the consistency group any more"))
                     }
                     _ => SnapshotState::Creating,
@@ -147,10 +153,13 @@ impl Gcp {
         Ok(SnapshotStatus { state, percent: None, bytes_copied: None })
     }
 
+    fn is_young(&self, link: &Link) -> bool {
+        self.fresh.is_young(&link.to_string(), self.clock.monotonic())
+    }
+
     /// What the operation that makes a group says; not found if it does not, or ended well.
     async fn group_operation(&self, link: &Link, ticket: &Ticket) -> Result<SnapshotState> {
-        let Some(name) = ticket.attributes.get(Ticket::OPERATION) else { return Err(gone(ticket)) };
-        match self.operation(&link.project, &link.scope, name).await? {
+        match self.operation_of(ticket, &link.project, &link.scope).await? {
             Some(operation) if !is_done(&operation) => Ok(SnapshotState::Creating),
             Some(operation) => match errors::of_operation("create the instant snapshot group", &operation) {
                 Err(error) => Ok(SnapshotState::Failed { reason: error.to_string() }),

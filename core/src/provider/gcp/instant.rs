@@ -110,6 +110,7 @@ impl Gcp {
 
     /// Deletes a group with all its instant snapshots, and waits until they are gone.
     pub(super) async fn delete_group(&self, link: &Link) -> Result<()> {
+        self.fresh.forget(&link.to_string());
         let Some(_) = self.group(link).await? else { return Ok(()) };
         // What becomes of its members is not documented; those that outlive it are deleted one by one.
         let members = self.members(link).await?;

@@ -19,6 +19,7 @@
 mod after;
 mod client;
 mod errors;
+mod fresh;
 mod group;
 mod here;
 mod instance;
@@ -28,6 +29,7 @@ mod metadata;
 mod names;
 mod operations;
 mod preflight;
+mod shape;
 mod snapshots;
 mod volume;
 mod volumes;
@@ -42,7 +44,7 @@ use self::client::Clients;
 use self::snapshots::Origin;
 use super::preflight::{Findings, Preflight};
 use super::{
-    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Instance, RestoredVolume, SnapshotProvider,
+    AfterCut, Capabilities, CreateRequest, CreateVolumeRequest, Instance, Outlook, RestoredVolume, SnapshotProvider,
     SnapshotStatus, Ticket, Volume, VolumeSelection,
 };
 use crate::clock::{Clock, SystemClock};
@@ -61,6 +63,7 @@ pub struct Gcp {
     host_description: Option<PathBuf>,
     clients: Clients,
     clock: Arc<dyn Clock>,
+    fresh: fresh::Fresh,
 }
 
 impl Gcp {
@@ -77,11 +80,13 @@ impl Gcp {
             return Err(Error::invalid("Google Cloud answers nobody without credentials")
                 .with_hint("give --gcp-endpoint together with --gcp-anonymous"));
         }
+        shape::check(&gcp)?;
         Ok(Self {
             clients: Clients::new(&gcp)?,
             host_description: options.host_description.clone(),
             options: gcp,
             clock: Arc::new(SystemClock::new()),
+            fresh: fresh::Fresh::default(),
         })
     }
 }
@@ -137,6 +142,12 @@ impl SnapshotProvider for Gcp {
         group::together(volumes).is_some()
     }
 
+    /// Nobody looks for a group then: a role that takes no groups need not let us see them.
+    fn apart(&self, mut volume: Volume) -> Volume {
+        volume.attributes.remove(volumes::attribute::CONSISTENCY_GROUP);
+        volume
+    }
+
     async fn check_requests(&self, requests: &[CreateRequest]) -> Result<()> {
         self.check_all(requests).await
     }
@@ -166,6 +177,10 @@ impl SnapshotProvider for Gcp {
         let mut tickets = self.labelled(names::MARK, &names::label_value(mark), volumes, exactly).await?;
         tickets.extend(self.list_groups(mark, volumes).await?);
         Ok(tickets)
+    }
+
+    async fn unseen(&self, _instance: &Instance, volumes: &[Volume]) -> Result<Option<String>> {
+        self.why_unseen(volumes).await
     }
 
     async fn delete(&self, ticket: &Ticket) -> Result<()> {
@@ -207,6 +222,11 @@ impl SnapshotProvider for Gcp {
 
     async fn adopt(&self, backup_id: &BackupId, snapshots: &CloudSnapshots) -> Result<Vec<SnapshotRecord>> {
         metadata::adopt(backup_id, snapshots)
+    }
+
+    fn outlook(&self, ticket: &Ticket, instance: &Instance) -> Outlook {
+        let Ok((_, zone)) = instance::place(instance) else { return Outlook::default() };
+        shape::Shape::of(ticket, &self.options, zone).outlook(ticket, zone)
     }
 
     async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<RestoredVolume> {

@@ -10,8 +10,9 @@ use google_cloud_compute_v1::model::operation::Status;
 
 use super::Gcp;
 use super::errors::{self, Call, failed};
-use super::link::Scope;
+use super::link::{Link, Scope};
 use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::provider::Ticket;
 
 /// Longest pause between two questions.
 const SLOWEST: Duration = Duration::from_secs(2);
@@ -21,7 +22,28 @@ pub(super) fn is_done(operation: &Operation) -> bool {
     operation.status == Some(Status::Done)
 }
 
+/// The attribute of a ticket that leads to an operation: its name, or, where it is in a zone or a region, all of its link.
+pub(super) fn attribute(operation: &Operation) -> Option<(String, String)> {
+    let name = operation.name.clone()?;
+    let link = operation.self_link.as_deref().and_then(Link::parse).filter(|link| link.scope != Scope::Global);
+    Some((Ticket::OPERATION.to_owned(), link.map_or(name, |link| link.to_string())))
+}
+
 impl Gcp {
+    /// The operation that a ticket names, if it is still known; one of `project` and `scope` unless the ticket says another.
+    pub(super) async fn operation_of(
+        &self,
+        ticket: &Ticket,
+        project: &str,
+        scope: &Scope,
+    ) -> Result<Option<Operation>> {
+        let Some(named) = ticket.attributes.get(Ticket::OPERATION) else { return Ok(None) };
+        match Link::parse(named) {
+            Some(link) => self.operation(&link.project, &link.scope, &link.name).await,
+            None => self.operation(project, scope, named).await,
+        }
+    }
+
     /// An operation by its name. `None` if it is no longer known: they are kept for some days only.
     pub(super) async fn operation(&self, project: &str, scope: &Scope, name: &str) -> Result<Option<Operation>> {
         let answer = match scope {

@@ -14,6 +14,7 @@ use google_cloud_gax::options::RequestOptionsBuilder;
 
 use super::Gcp;
 use super::errors::{Call, failed};
+use super::group;
 use super::link::{Link, Scope};
 use super::names::{self, RULES};
 use super::snapshots::{description, snapshot_project};
@@ -63,6 +64,9 @@ impl Gcp {
         }
         let may = self.check_permissions(requests).await;
         findings.take("permission to snapshot the disks", may, |()| CREATE_SNAPSHOT.into());
+        if requests.iter().any(|request| request.volumes.len() > 1) {
+            findings.take("instant snapshot groups", self.check_groups(requests).await, |()| "can be seen".into());
+        }
         findings.take("names are free", self.check_free(requests).await, |count| format!("{count} looked at"));
         findings.take("snapshots of the last hour", self.check_frequency(requests).await, |most| {
             format!("{most} of a disk at most, {MOST_SNAPSHOTS} are allowed")
@@ -75,6 +79,7 @@ impl Gcp {
     pub(super) async fn check_all(&self, requests: &[CreateRequest]) -> Result<()> {
         check_words(requests)?;
         self.check_permissions(requests).await?;
+        self.check_groups(requests).await?;
         self.check_free(requests).await?;
         self.check_frequency(requests).await?;
         self.check_quota(requests).await?;
@@ -94,6 +99,18 @@ impl Gcp {
                     .with_hint(format!("grant {CREATE_SNAPSHOT}, see docs/permissions/gcp.md")))
             }
         }
+    }
+
+    /// That groups may be looked at. Whether they may be made, Compute Engine cannot be asked; but a role that knows nothing of
+    /// them may not do that, either.
+    async fn check_groups(&self, requests: &[CreateRequest]) -> Result<()> {
+        for request in requests.iter().filter(|request| request.volumes.len() > 1) {
+            let volumes: Vec<_> = request.volumes.iter().map(|wanted| wanted.volume.clone()).collect();
+            if let Some(place) = group::together(&volumes) {
+                self.group(&group::group_link(&request.token, &place)).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn may_snapshot(&self, disk: &Link) -> Result<bool> {

@@ -17,9 +17,10 @@ use super::errors::{self, Call, failed};
 use super::group;
 use super::link::{Link, Scope, last};
 use super::names::{self, Description};
-use super::operations::is_done;
+use super::operations::{self, is_done};
 use super::volumes::attribute::{
-    DEVICE_NAME, DISK, DISK_KMS_KEY, DISK_TYPE, SNAPSHOT_KMS_KEY, SNAPSHOT_PROJECT, SNAPSHOT_TYPE, STORAGE_LOCATION,
+    DEVICE_NAME, DISK, DISK_KMS_KEY, DISK_TYPE, PROVISIONED_IOPS, PROVISIONED_THROUGHPUT, REPLICA_ZONES,
+    SNAPSHOT_KMS_KEY, SNAPSHOT_PROJECT, SNAPSHOT_TYPE, STORAGE_LOCATION, STORAGE_POOL,
 };
 use super::volumes::disk_of;
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -27,7 +28,8 @@ use crate::id::Token;
 use crate::provider::{CreateRequest, SnapshotState, SnapshotStatus, Ticket, Volume, VolumeSnapshot};
 
 /// Attributes of a volume that its tickets have, too.
-const KEPT: [&str; 4] = [DISK, DEVICE_NAME, DISK_TYPE, DISK_KMS_KEY];
+const KEPT: [&str; 8] =
+    [DISK, DEVICE_NAME, DISK_TYPE, DISK_KMS_KEY, PROVISIONED_IOPS, PROVISIONED_THROUGHPUT, REPLICA_ZONES, STORAGE_POOL];
 
 /// How long a deletion may take.
 const DELETION: Duration = Duration::from_secs(120);
@@ -148,29 +150,33 @@ impl Gcp {
             attributes: kept(&wanted.volume),
         };
         let client = self.clients.snapshots().await?;
+        let thing = format!("{}/{}", request.token, origin.of(&wanted.volume));
         let call = client
             .insert()
             .set_project(&project)
-            .set_request_id(names::request_id(&request.token, &origin.of(&wanted.volume)))
+            .set_request_id(names::request_id(&request.token, &self.fresh.attempt(&thing)))
             .set_body(body);
         let operation = match once(call).send().await.map_err(failed(&what, Call::Write)) {
             Ok(operation) => operation,
             Err(error) if error.kind() == ErrorKind::Conflict => return self.ours(ticket, error).await,
             Err(error) => return Err(error),
         };
-        // A repetition is answered with the operation of the first call, whatever name that had.
+        // A repetition is answered with the operation of the first call, whatever name that had. Some operations lead to what was
+        // worked on, the disk say, and not to what is made.
         let target = operation.target_link.as_deref().and_then(Link::parse);
+        let target = target.filter(|target| target.kind == "snapshots");
         if let Some(other) = target.filter(|target| target.name != wanted.name) {
             let message = format!("this session has a snapshot of {} already: {}", wanted.volume.id, other.name);
             return Err(Error::new(ErrorKind::Conflict, message));
         }
-        if is_done(&operation) {
-            errors::of_operation(&what, &operation).map_err(errors::busy)?;
+        if is_done(&operation)
+            && let Err(error) = errors::of_operation(&what, &operation)
+        {
+            self.fresh.has_failed(&thing);
+            return Err(errors::busy(error));
         }
         // Some errors, quotas among them, come to light only there.
-        if let Some(name) = operation.name {
-            ticket.attributes.insert(Ticket::OPERATION.to_owned(), name);
-        }
+        ticket.attributes.extend(operations::attribute(&operation));
         Ok(ticket)
     }
 
@@ -227,8 +233,7 @@ impl Gcp {
     /// What the operation that makes a snapshot says about it: `Creating` or `Failed`; nothing if it ended well, or is not
     /// known.
     async fn operation_state(&self, project: &str, ticket: &Ticket) -> Result<Option<SnapshotState>> {
-        let Some(name) = ticket.attributes.get(Ticket::OPERATION) else { return Ok(None) };
-        let Some(operation) = self.operation(project, &Scope::Global, name).await? else { return Ok(None) };
+        let Some(operation) = self.operation_of(ticket, project, &Scope::Global).await? else { return Ok(None) };
         if !is_done(&operation) {
             return Ok(Some(SnapshotState::Creating));
         }
@@ -252,6 +257,34 @@ impl Gcp {
         }
     }
 
+    /// Why the snapshots of these volumes cannot be seen, if they cannot.
+    pub(super) async fn why_unseen(&self, volumes: &[Volume]) -> Result<Option<String>> {
+        for project in self.projects(volumes).await? {
+            let client = self.clients.snapshots().await?;
+            let asked = client.list().set_project(&project).set_max_results(1_u32).send().await;
+            if let Err(error) = asked.map_err(failed("list snapshots", Call::Read)) {
+                return Ok(Some(format!("its snapshots are in project {project}: {}", error.chain())));
+            }
+        }
+        if let Some(place) = group::together(volumes)
+            && let Err(error) = self.groups(&place.project, &place.scope).await
+        {
+            let of = format!("its instant snapshots are in project {}, {}", place.project, place.scope);
+            return Ok(Some(format!("{of}: {}", error.chain())));
+        }
+        Ok(None)
+    }
+
+    /// Where snapshots of these volumes lie, and those of the options.
+    async fn projects(&self, volumes: &[Volume]) -> Result<BTreeSet<String>> {
+        let mut projects: BTreeSet<String> = volumes.iter().map(snapshot_project).collect::<Result<_>>()?;
+        projects.extend(self.options.snapshot_project.clone());
+        if projects.is_empty() {
+            projects.insert(self.home().await?);
+        }
+        Ok(projects)
+    }
+
     /// The tickets of all snapshots with a label, in the projects of these volumes and of the options.
     pub(super) async fn labelled(
         &self,
@@ -260,13 +293,8 @@ impl Gcp {
         volumes: &[Volume],
         wanted: impl Fn(&Snapshot, &Ticket) -> bool,
     ) -> Result<Vec<Ticket>> {
-        let mut projects: BTreeSet<String> = volumes.iter().map(snapshot_project).collect::<Result<_>>()?;
-        projects.extend(self.options.snapshot_project.clone());
-        if projects.is_empty() {
-            projects.insert(self.home().await?);
-        }
         let mut tickets = Vec::new();
-        for project in &projects {
+        for project in &self.projects(volumes).await? {
             for snapshot in self.snapshots(project, &format!("labels.{label}={value}")).await? {
                 let has_it = snapshot.labels.get(label).is_some_and(|found| found == value);
                 let made = ticket(project, &snapshot).filter(|ticket| has_it && wanted(&snapshot, ticket));

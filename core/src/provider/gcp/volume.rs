@@ -1,13 +1,12 @@
 //! Disks made from snapshots.
 //!
-//! A restored disk is a zonal one in the zone of the instance, of the type of the original, encrypted with the original's
-//! Cloud KMS key if it had one. It carries the labels of the restore; nothing without them is ever deleted here.
+//! A restored disk is as [`shape`](super::shape) says, in the zone of the instance or in its region. It carries the labels of the restore; nothing without them is ever deleted here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use google_cloud_compute_v1::model::attached_disk::{Mode, Type};
-use google_cloud_compute_v1::model::{AttachedDisk, CustomerEncryptionKey, Disk, Instance as Machine};
+use google_cloud_compute_v1::model::{AttachedDisk, Disk, Instance as Machine};
 
 use super::Gcp;
 use super::client::once;
@@ -15,7 +14,8 @@ use super::errors::{Call, failed};
 use super::instance::place;
 use super::link::{Link, Scope};
 use super::names::{self, Description};
-use super::volumes::attribute::{DEVICE_NAME, DISK, DISK_KMS_KEY, DISK_TYPE};
+use super::shape::Shape;
+use super::volumes::attribute::{DEVICE_NAME, DISK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::devices::DeviceHint;
 use crate::provider::{CreateVolumeRequest, Instance, RestoredVolume};
@@ -50,7 +50,8 @@ impl Gcp {
             .as_ref()
             .ok_or_else(|| Error::invalid("a disk is made for an instance; none was given"))?;
         let (project, zone) = place(instance)?;
-        let scope = Scope::Zone(zone.to_owned());
+        let shape = Shape::of(ticket, &self.options, zone);
+        let scope = shape.scope(zone);
         let source = Link::parse(&ticket.snapshot).filter(|link| link.kind == "snapshots");
         let source = source.ok_or_else(|| Error::invalid(format!("cannot make a disk of {}", ticket.snapshot)))?;
         if self.snapshot(&source).await?.is_none() {
@@ -59,22 +60,27 @@ impl Gcp {
         let link = Link::new(project, &scope, "disks", &names::restored_name(&ticket.snapshot, &request.token));
         let description =
             Description { mark: request.mark.clone(), volume: ticket.volume.clone(), ..Description::default() };
-        let mut body = Disk::new()
+        let body = Disk::new()
             .set_name(&link.name)
             .set_source_snapshot(source.to_string())
             .set_description(description.text())
             .set_labels(names::own_labels(&request.token, &request.mark));
-        if let Some(disk_type) = ticket.attributes.get(DISK_TYPE) {
-            body = body.set_type(Link::new(project, &scope, "diskTypes", disk_type).to_string());
-        }
-        if let Some(key) = ticket.attributes.get(DISK_KMS_KEY) {
-            body = body.set_disk_encryption_key(CustomerEncryptionKey::new().set_kms_key_name(key));
-        }
+        let body = shape.apply(body, project, &scope);
         let what = format!("create disk {} of snapshot {}", link.name, ticket.name);
-        let client = self.clients.disks().await?;
         let id = names::request_id(&request.token, &link.to_string());
-        let call = client.insert().set_project(project).set_zone(zone).set_request_id(id).set_body(body);
-        match once(call).send().await.map_err(failed(&what, Call::Write)) {
+        let sent = match &scope {
+            Scope::Region(region) => {
+                let client = self.clients.region_disks().await?;
+                let call = client.insert().set_project(project).set_region(region).set_request_id(id).set_body(body);
+                once(call).send().await
+            }
+            _ => {
+                let client = self.clients.disks().await?;
+                let call = client.insert().set_project(project).set_zone(zone).set_request_id(id).set_body(body);
+                once(call).send().await
+            }
+        };
+        match sent.map_err(failed(&what, Call::Write)) {
             Ok(operation) => self.wait(&what, project, &scope, operation, MAKING).await?,
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 let found = self.disk(&link).await?;
@@ -138,9 +144,6 @@ impl Gcp {
     /// Deletes a disk that a restore made. Gone already is success.
     pub(super) async fn delete_disk(&self, volume: &RestoredVolume) -> Result<()> {
         let link = link_of(volume)?;
-        let Scope::Zone(zone) = &link.scope else {
-            return Err(Error::invalid(format!("a restore makes no disk such as {link}")));
-        };
         let found = match self.disk(&link).await {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -152,9 +155,18 @@ impl Gcp {
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         let what = format!("delete disk {}", link.name);
-        let client = self.clients.disks().await?;
-        let call = client.delete().set_project(&link.project).set_zone(zone).set_disk(&link.name);
-        let ended = match call.send().await.map_err(failed(&what, Call::Write)) {
+        let sent = match &link.scope {
+            Scope::Zone(zone) => {
+                let client = self.clients.disks().await?;
+                client.delete().set_project(&link.project).set_zone(zone).set_disk(&link.name).send().await
+            }
+            Scope::Region(region) => {
+                let client = self.clients.region_disks().await?;
+                client.delete().set_project(&link.project).set_region(region).set_disk(&link.name).send().await
+            }
+            Scope::Global => return Err(Error::invalid(format!("not a disk: {link}"))),
+        };
+        let ended = match sent.map_err(failed(&what, Call::Write)) {
             Ok(operation) => self.wait(&what, &link.project, &link.scope, operation, MOVING).await,
             Err(error) => Err(error),
         };

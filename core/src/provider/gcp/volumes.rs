@@ -42,12 +42,20 @@ pub(super) mod attribute {
     pub(in super::super) const SNAPSHOT_TYPE: &str = "snapshot_type";
     /// The Cloud KMS key for its snapshots.
     pub(in super::super) const SNAPSHOT_KMS_KEY: &str = "snapshot_kms_key";
+    /// Its provisioned operations per second.
+    pub(in super::super) const PROVISIONED_IOPS: &str = "provisioned_iops";
+    /// Its provisioned MiB per second.
+    pub(in super::super) const PROVISIONED_THROUGHPUT: &str = "provisioned_throughput";
+    /// The zones of a regional disk, with commas between them.
+    pub(in super::super) const REPLICA_ZONES: &str = "replica_zones";
+    /// The storage pool that it is in.
+    pub(in super::super) const STORAGE_POOL: &str = "storage_pool";
     /// It is encrypted with a key that only its owner has.
     pub(in super::super) const OWN_KEY: &str = "customer_supplied_key";
 }
 use attribute::{
-    CONSISTENCY_GROUP, DEVICE_NAME, DISK, DISK_KMS_KEY, DISK_TYPE, OWN_KEY, SNAPSHOT_KMS_KEY, SNAPSHOT_PROJECT,
-    SNAPSHOT_TYPE, STORAGE_LOCATION,
+    CONSISTENCY_GROUP, DEVICE_NAME, DISK, DISK_KMS_KEY, DISK_TYPE, OWN_KEY, PROVISIONED_IOPS, PROVISIONED_THROUGHPUT,
+    REPLICA_ZONES, SNAPSHOT_KMS_KEY, SNAPSHOT_PROJECT, SNAPSHOT_TYPE, STORAGE_LOCATION, STORAGE_POOL,
 };
 
 /// A disk of the instance.
@@ -311,11 +319,16 @@ impl Gcp {
             // In two groups it is in none that we could choose.
             _ => None,
         };
+        let replicas: Vec<&str> = details.replica_zones.iter().map(|zone| last(zone)).collect();
         let attributes: BTreeMap<&str, Option<String>> = [
             (DISK, Some(disk.link.to_string())),
             (DEVICE_NAME, Some(disk.device_name.clone())),
             (DISK_TYPE, details.r#type.as_deref().map(last).map(str::to_owned)),
             (DISK_KMS_KEY, kms_key),
+            (PROVISIONED_IOPS, details.provisioned_iops.map(|number| number.to_string())),
+            (PROVISIONED_THROUGHPUT, details.provisioned_throughput.map(|number| number.to_string())),
+            (REPLICA_ZONES, Some(replicas.join(",")).filter(|zones| !zones.is_empty())),
+            (STORAGE_POOL, details.storage_pool.as_deref().map(last).map(str::to_owned)),
             (OWN_KEY, own_key.then(|| "true".to_owned())),
             (CONSISTENCY_GROUP, group),
             (SNAPSHOT_PROJECT, Some(options.snapshot_project.clone().unwrap_or_else(|| disk.link.project.clone()))),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::provider::{Instance, Volume};
+use crate::provider::{Instance, Outlook, Volume};
 
 /// `CAP_SYS_ADMIN`, the right to mount (capabilities(7)).
 const CAP_SYS_ADMIN: u32 = 21;
@@ -22,6 +22,8 @@ pub struct DeviceFacts {
     pub btrfs: BTreeSet<String>,
     /// With volumes that the user has attached and mounted: for each snapshot of the record the volume made of it.
     pub attached: Option<Vec<Option<Volume>>>,
+    /// What a new volume of each snapshot of the record will be like; empty where that is not known.
+    pub outlook: Vec<Outlook>,
 }
 
 impl DeviceFacts {
@@ -30,7 +32,14 @@ impl DeviceFacts {
     /// # Errors
     /// If `/proc` cannot be read.
     pub fn here(instance: Instance, mark: String) -> Result<Self> {
-        Ok(Self { instance, mark, may_mount: may_mount()?, btrfs: mounted_btrfs(), attached: None })
+        Ok(Self {
+            instance,
+            mark,
+            may_mount: may_mount()?,
+            btrfs: mounted_btrfs(),
+            attached: None,
+            outlook: Vec::new(),
+        })
     }
 }
 

@@ -45,6 +45,9 @@ pub struct PlannedVolume {
     /// The volume that the user has made of it and attached; `None`: it will be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<String>,
+    /// What it will be like, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub like: String,
 }
 
 /// A file system that will be mounted.
@@ -281,12 +284,27 @@ pub(in crate::restore) fn plan(
         None => {
             allowed(facts)?;
             new_volumes(input, facts, &sources, &wanted, &mut plan)?;
-            Vec::new()
+            outlook(input.record, facts, &mut plan)
         }
         Some(attached) => super::mounted::check(input.record, attached, &to_check(&sources, &wanted), &mut plan)?,
     };
     warnings.extend(not_needed(input, &sources, &wanted, &plan, pgdata, target));
     Ok((plan, warnings))
+}
+
+/// Says what the new volumes will be like; what they will lack of the originals.
+fn outlook(record: &EngineRecord, facts: &DeviceFacts, plan: &mut DevicePlan) -> Vec<String> {
+    let mut lost = Vec::new();
+    for (one, outlook) in record.snapshots.iter().zip(&facts.outlook) {
+        let planned = plan.volumes.iter_mut().find(|volume| volume.ticket.snapshot == one.ticket.snapshot);
+        let Some(planned) = planned else { continue };
+        planned.like.clone_from(&outlook.like);
+        let of = &one.ticket.volume;
+        lost.extend(
+            outlook.lost.iter().map(|what| format!("the new volume of {of} will not be as the original: {what}")),
+        );
+    }
+    lost
 }
 
 fn allowed(facts: &DeviceFacts) -> Result<()> {
@@ -347,7 +365,7 @@ fn new_volumes(
 fn volume_of(plan: &mut DevicePlan, ticket: &Ticket) -> usize {
     let found = plan.volumes.iter().position(|volume| volume.ticket.snapshot == ticket.snapshot);
     found.unwrap_or_else(|| {
-        plan.volumes.push(PlannedVolume { ticket: ticket.clone(), attached: None });
+        plan.volumes.push(PlannedVolume { ticket: ticket.clone(), attached: None, like: String::new() });
         plan.volumes.len() - 1
     })
 }

@@ -121,11 +121,12 @@ fn try_mount(device: &Path, at: &Path, fs_type: &str, options: &str) -> rustix::
 
 /// The line for `/etc/fstab`: by UUID, unless another file system that is mounted here has the same one.
 fn name_for_good(mounted: &mut MountedFileSystem, volume: &RestoredVolume) {
-    // A partition has no link of its own here; then the name of the moment has to do.
     let link = volume.hints.iter().find_map(|hint| match hint {
         DeviceHint::Link(link) if link.canonicalize().is_ok_and(|real| real == mounted.device) => Some(link.clone()),
         _ => None,
     });
+    // A partition is no volume and has a link of its own; if udev has made none, the name of the moment has to do.
+    let link = link.or_else(|| link_to(Path::new(BY_ID), &mounted.device));
     let stable = link.unwrap_or_else(|| mounted.device.clone()).display().to_string();
     let name = match twin(mounted) {
         Some(twin) => {
@@ -141,9 +142,20 @@ fn name_for_good(mounted: &mut MountedFileSystem, volume: &RestoredVolume) {
         None => format!("UUID={}", mounted.uuid),
     };
     let options = if mounted.options.is_empty() { "defaults" } else { &mounted.options };
-    // Only the ext family is checked at boot; XFS and btrfs mend themselves.
+    // Without nofail a machine whose volume was detached or deleted does not boot, and nobody can log in to see why.
+    let options = format!("{options},nofail");
+    // Only the ext family is checked at boot; XFS and btrfs repair themselves.
     let pass = if mounted.fs_type.starts_with("ext") { 2 } else { 0 };
     mounted.fstab = format!("{name} {} {} {options} 0 {pass}", escaped(&mounted.mount_point), mounted.fs_type);
+}
+
+/// Where udev puts links to disks and partitions by what they are.
+const BY_ID: &str = "/dev/disk/by-id";
+
+/// The first link to `device` in a directory, by name.
+fn link_to(directory: &Path, device: &Path) -> Option<PathBuf> {
+    let links = std::fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
+    links.filter(|link| link.canonicalize().is_ok_and(|real| real == device)).min()
 }
 
 /// Where another file system with this UUID is mounted.
@@ -243,7 +255,7 @@ mod tests {
     fn fstab_has_the_uuid_or_the_link_that_stays() {
         let mut one = mounted("abababab-abab-abab-abab-abababababab");
         name_for_good(&mut one, &RestoredVolume::default());
-        assert_eq!(one.fstab, "UUID=abababab-abab-abab-abab-abababababab /srv/my\\040pg ext4 defaults 0 2");
+        assert_eq!(one.fstab, "UUID=abababab-abab-abab-abab-abababababab /srv/my\\040pg ext4 defaults,nofail 0 2");
         let dir = tempfile::tempdir().unwrap();
         let (device, link) = (dir.path().join("device"), dir.path().join("google-x"));
         std::fs::write(&device, "").unwrap();
@@ -251,7 +263,11 @@ mod tests {
         let hints = vec![DeviceHint::Link("/dev/disk/by-id/other".into()), DeviceHint::Link(link.clone())];
         let mut one = MountedFileSystem { device: device.canonicalize().unwrap(), ..mounted("") };
         name_for_good(&mut one, &RestoredVolume { hints, ..RestoredVolume::default() });
-        assert_eq!(one.fstab, format!("{} /srv/my\\040pg ext4 defaults 0 2", link.display()));
+        assert_eq!(one.fstab, format!("{} /srv/my\\040pg ext4 defaults,nofail 0 2", link.display()));
+        // As udev names a partition: the first of several links, whatever else is there.
+        std::os::unix::fs::symlink(&device, dir.path().join("zzz-part1")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("aaa")).unwrap();
+        assert_eq!(link_to(dir.path(), &device.canonicalize().unwrap()), Some(dir.path().join("device")));
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(super) fn check(
     plan.volumes.extend(needed.into_iter().map(|index| PlannedVolume {
         ticket: record.snapshots[index].ticket.clone(),
         attached: volume(index).map(|volume| volume.id.clone()),
+        like: String::new(),
     }));
     warnings.dedup();
     Ok(warnings)
