@@ -236,6 +236,26 @@ async fn a_link_in_a_snapshot_does_not_lead_a_restore_elsewhere() {
         provider.create_volume(&wanted).await.unwrap_err();
         assert!(!base.join("restored").exists(), "{subtree}");
     }
+    // Nor does one in the place of the snapshot.
+    let (tree, moved, outside) = (PathBuf::from(&ticket.snapshot), base.join("moved"), base.join("outside"));
+    std::fs::rename(&tree, &moved).unwrap();
+    std::fs::create_dir_all(outside.join("sub")).unwrap();
+    std::os::unix::fs::symlink(&outside, &tree).unwrap();
+    for subtree in ["", "sub"] {
+        let wanted = CreateVolumeRequest {
+            ticket: ticket.clone(),
+            token: SystemIds.token(),
+            subtree: subtree.into(),
+            destination: Some(base.join("restored")),
+            exclude_content: Vec::new(),
+            instance: None,
+            mark: String::new(),
+        };
+        provider.create_volume(&wanted).await.unwrap_err();
+        assert!(!base.join("restored").exists(), "{subtree}");
+    }
+    std::fs::remove_file(&tree).unwrap();
+    std::fs::rename(&moved, &tree).unwrap();
     provider.delete(&ticket).await.unwrap();
 }
 

@@ -81,8 +81,11 @@ impl Workplace {
 
     fn make(&mut self, candidates: &[PathBuf]) -> Result<PathBuf> {
         let usable: Vec<_> = candidates.iter().filter(|place| self.usable(place)).collect();
-        // Who may rename our directory may put something else in its place.
-        let usable = usable.iter().find(|place| is_safe(place)).or(usable.first()).copied().ok_or_else(|| {
+        // Who may rename our directory may put something else in its place. Not on another file system: there it would be a copy.
+        let device = |place: &Path| fs::metadata(place).map(|meta| meta.dev()).ok();
+        let near = |place: &&&PathBuf| device(place) == usable.first().and_then(|first| device(first));
+        let safe = usable.iter().filter(near).find(|place| is_safe(place));
+        let usable = safe.or(usable.first()).copied().ok_or_else(|| {
             let tried: Vec<_> = candidates.iter().map(|place| place.display().to_string()).collect();
             Error::precondition(format!("no place for a verification: {} cannot be used", tried.join(", ")))
                 .with_hint("name a writable directory outside of any cluster and of the catalog with --work-dir")

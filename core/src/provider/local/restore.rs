@@ -112,7 +112,8 @@ pub(super) fn source_directory(tree: &Path, subtree: &Path) -> Result<PathBuf> {
     let wanted = if subtree == Path::new("") { tree.to_owned() } else { tree.join(subtree) };
     let fail = |source| Error::io("find in the snapshot", &wanted, source);
     let (real_tree, real) = (tree.canonicalize().map_err(fail)?, wanted.canonicalize().map_err(fail)?);
-    if real.starts_with(&real_tree) && real.is_dir() {
+    let is_tree = std::fs::symlink_metadata(tree).is_ok_and(|meta| meta.is_dir());
+    if is_tree && real.starts_with(&real_tree) && real.is_dir() {
         Ok(if real == real_tree { tree.to_owned() } else { real })
     } else {
         Err(Error::precondition(format!("not a directory of the snapshot: {}", wanted.display())))

@@ -144,7 +144,7 @@ pub(super) fn shell_as(owner: Owner, pgdata: &Path, kept: &Containment) -> Comma
     let Some(setpriv) = setpriv() else {
         return private(Command::new("/bin/sh"), Some(owner), pgdata);
     };
-    let mut command = kept.command(setpriv, pgdata);
+    let mut command = kept.command(&setpriv, pgdata);
     let groups = if known { "--init-groups" } else { "--clear-groups" };
     command.arg(format!("--reuid={uid}")).arg(format!("--regid={}", owner.gid)).args([groups, "/bin/sh"]);
     command

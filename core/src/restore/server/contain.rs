@@ -82,7 +82,7 @@ impl Containment {
         words.extend(places.iter().cloned());
         words.push("--".into());
         let contained = Self { words };
-        let mut probe = contained.command("/bin/true".into(), pgdata);
+        let mut probe = contained.command(Path::new("/bin/true"), pgdata);
         let worked = probe.stdout(Stdio::null()).stderr(Stdio::piped()).output().await;
         match worked {
             Ok(output) if output.status.success() => contained,
@@ -103,9 +103,9 @@ impl Containment {
     }
 
     /// `program` as ourselves, kept in; whoever runs it adds its arguments, among them as whom it goes on.
-    pub(super) fn command(&self, program: PathBuf, pgdata: &Path) -> Command {
-        let mut words = self.words.iter().chain(std::iter::once(&program));
-        let first = words.next().unwrap_or(&program);
+    pub(super) fn command(&self, program: &Path, pgdata: &Path) -> Command {
+        let mut words = self.words.iter().map(PathBuf::as_path).chain(std::iter::once(program));
+        let first = words.next().unwrap_or(program);
         let mut command = private(Command::new(first), None, pgdata);
         command.args(words);
         command
