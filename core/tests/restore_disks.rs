@@ -270,7 +270,7 @@ async fn one_command_makes_new_disks_and_a_server_on_them() {
     let mounted: Vec<_> =
         devices.mounts.iter().map(|mount| (mount.fs_type.as_str(), mount.mount_point.clone())).collect();
     assert_eq!(mounted, [("xfs", world.at("fast")), ("ext4", world.at("new"))]);
-    assert_eq!(devices.mounts[0].options, "noatime,nouuid");
+    assert_eq!(devices.mounts[0].options, "noatime,nosuid,nodev,nouuid");
     for mount in &devices.mounts {
         // The original has the same UUID, and is mounted here.
         assert_eq!(mount.fstab.split(' ').next().unwrap(), path(&mount.device), "{}", mount.fstab);

@@ -187,3 +187,12 @@ fn a_check_that_cannot_be_made_is_no_proof_unless_it_is_left_out_on_purpose() {
     let ran = attempt(site.snap.command(args).env("BARMAN_SNAP_PG_BIN_DIRS", both));
     assert!(ran.success() && !ran.stdout.contains("not made"), "{}{}", ran.stdout, ran.stderr);
 }
+
+#[test]
+fn root_finds_a_way_into_a_server_that_it_keeps_in_and_knows_no_role_of() {
+    let site = need!(plan(&need!(Installation::of(17))).superuser("app").start());
+    site.backup(&[]);
+    let ran = verify(&site, &["--sql", "SELECT session_user"]);
+    assert!(ran.success(), "{}{}", ran.stdout, ran.stderr);
+    assert!(proofs(&site).contains(&format!("\"contained\": {}", user::is_root())));
+}

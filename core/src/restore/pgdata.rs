@@ -138,7 +138,9 @@ pub fn prepare(plan: &RestorePlan) -> Result<Prepared> {
 
 /// Nor one of another cluster, whatever the catalog says: with the label of this one it would be neither.
 fn check_system_id(target: &Beneath, wanted: &str) -> Result<()> {
-    let control = target.read(Path::new("global/pg_control"), SMALL)?.unwrap_or_default();
+    let name = Path::new("global/pg_control");
+    let control = target.read(name, SMALL)?;
+    let control = control.ok_or_else(|| Error::io("read", target.path().join(name), Io::NotFound.into()))?;
     match super::host::system_id(&control) {
         Some(found) if found == wanted => Ok(()),
         found => Err(Error::precondition(format!(

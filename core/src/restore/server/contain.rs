@@ -4,6 +4,9 @@
 //! reach the original beside it. Where we are root it is started in a mount namespace of its own, in which everything else is
 //! read-only; the kernel says no, whatever the server does. It runs as another user, and so cannot change that.
 //!
+//! What is unmounted outside meanwhile is unmounted in there as well, where the mounts of the host are shared, as systemd makes them;
+//! elsewhere its device stays busy until the server ends. Therefore not with volumes that this verification has to detach.
+//!
 //! The invariant: either all of it could be done, which was tried out, or none of it is, and [`Containment::is_on`] says which. `unshare`
 //! and `mount` of util-linux do it, in a shell, because what runs between fork and exec in a process with threads cannot be
 //! safe Rust.
@@ -77,8 +80,7 @@ impl Containment {
             |name: &str| ["/usr/bin", "/bin"].iter().map(|at| Path::new(at).join(name)).find(|path| path.is_file());
         let Some(unshare) = tool("unshare") else { return none };
         let mut words = vec![unshare];
-        words
-            .extend(["--mount", "--propagation", "private", "--", "/bin/sh", "-c", READ_ONLY, "sh"].map(PathBuf::from));
+        words.extend(["--mount", "--propagation", "slave", "--", "/bin/sh", "-c", READ_ONLY, "sh"].map(PathBuf::from));
         words.extend(places.iter().cloned());
         words.push("--".into());
         let contained = Self { words };

@@ -119,6 +119,8 @@ pub(super) fn settings(spec: &ServerSpec, sockets: &Path) -> Vec<Setting> {
         ("synchronous_standby_names", ""),
         ("recovery_min_apply_delay", "0"),
         ("autovacuum", "off"),
+        ("session_preload_libraries", ""),
+        ("local_preload_libraries", ""),
         // Its log is ours, and can be read by a program.
         ("logging_collector", "off"),
         ("log_destination", "stderr"),

@@ -174,7 +174,15 @@ impl PrivateServer {
         let name = &self.spec.spare_user;
         let mut said = String::new();
         for database in DATABASES {
-            let mut command = program(&self.spec.binaries, "postgres", self.user, &self.spec.pgdata)?;
+            let postgres = program(&self.spec.binaries, "postgres", self.user, &self.spec.pgdata)?;
+            let mut command = match self.user {
+                Some(owner) => {
+                    let mut command = binaries::shell_as(owner, &self.spec.pgdata, &self.kept);
+                    command.arg("-c").arg("exec \"$@\"").arg("sh").arg(postgres.as_std().get_program());
+                    command
+                }
+                None => postgres,
+            };
             command.arg("--single").arg("-D").arg(&self.spec.pgdata);
             add_settings(&mut command, &self.spec, &self.files.sockets);
             command.arg(database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

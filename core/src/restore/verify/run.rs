@@ -212,7 +212,9 @@ impl Run<'_> {
 
     /// Where the server may write: its own places. A command of the user may have to write anywhere.
     fn writable(&self) -> Option<Vec<PathBuf>> {
-        if matches!(self.input.wal, WalSource::Command(_)) && !fetches_itself(&self.input) {
+        // Nor may volumes that are detached afterwards, here or by a restore beside this one, be held by a namespace.
+        let commanded = matches!(self.input.wal, WalSource::Command(_)) && !fetches_itself(&self.input);
+        if commanded || self.input.devices.is_some() {
             return None;
         }
         let spaces = self.plan.tablespaces.iter().map(|one| &one.location);
