@@ -116,15 +116,18 @@ fn events(site: &Site, id: &str) -> Vec<String> {
     keys.iter().filter(is_entry).map(event).collect()
 }
 
+/// What the catalog has of a backup.
+const OBJECTS: [&str; 3] = ["backup.info", "backup_label", "private/config.json"];
+
 /// The invariant, read from the disk without any help of the engine's.
 fn assert_invariant(site: &Site, volumes: usize, round: u64) {
     let there: BTreeSet<String> = site.snapshots().into_iter().collect();
     let mut expected = BTreeSet::new();
     let mut backups = BTreeSet::new();
     for key in site.objects("base") {
-        let parts: Vec<&str> = key.split('/').collect();
+        let parts: Vec<&str> = key.splitn(3, '/').collect();
         let [_, id, file] = parts.as_slice() else { panic!("round {round}: what is {key}?") };
-        assert!(["backup.info", "backup_label"].contains(file), "round {round}: what is {key}?");
+        assert!(OBJECTS.contains(file), "round {round}: what is {key}?");
         backups.insert((*id).to_owned());
         if *file == "backup.info" {
             let info = std::fs::read_to_string(site.object(&key)).expect("backup.info can be read");
@@ -139,7 +142,7 @@ fn assert_invariant(site: &Site, volumes: usize, round: u64) {
         }
     }
     for id in &backups {
-        for file in ["backup.info", "backup_label"] {
+        for file in OBJECTS {
             let path = site.object(&format!("base/{id}/{file}"));
             assert!(path.exists(), "round {round}: {} is missing", path.display());
         }
