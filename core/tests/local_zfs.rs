@@ -180,7 +180,10 @@ async fn a_dataset_may_be_read_only_out_of_quota_unmounted_or_full_of_visible_sn
     provider.delete(&on_read_only).await.unwrap();
     zfs(&["set", "readonly=off", &pool.name_of("pg")]);
 
-    zfs(&["set", "quota=1M", &pool.name_of("pg")]);
+    zfs(&["set", "quota=16M", &pool.name_of("pg")]);
+    // Whether the last bytes are refused depends on when they are counted.
+    let _ = std::fs::write(top.join("data/fill"), vec![1; 32 << 20]);
+    run("zpool", &["sync"]).unwrap();
     let over_quota = take(&provider, &volume).await;
     provider.delete(&over_quota).await.unwrap();
     zfs(&["set", "quota=none", &pool.name_of("pg")]);
