@@ -3,6 +3,7 @@
 //! Another process with other options may have to finish a backup. So what is wanted is noted in the attributes of its volumes
 //! when they are found, and read from there.
 
+use aws_sdk_ec2::types::EnableFastSnapshotRestoreErrorItem as FastError;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
@@ -108,9 +109,9 @@ impl AwsProvider {
         let call = ec2.api.enable_fast_snapshot_restores().source_snapshot_ids(&ticket.snapshot);
         let answer = call.set_availability_zones(Some(wanted.fast_restore.clone())).send().await;
         let answer = answer.map_err(|error| ec2.change("EnableFastSnapshotRestores", doing.clone()).failed(error))?;
-        let failed = answer.unsuccessful().iter().flat_map(|one| one.fast_snapshot_restore_state_errors());
-        let failed = failed.filter_map(|one| Some((one.availability_zone()?, one.error()?)));
-        match failed.last() {
+        let failed = answer.unsuccessful().iter().flat_map(FastError::fast_snapshot_restore_state_errors);
+        let mut failed = failed.filter_map(|one| Some((one.availability_zone()?, one.error()?)));
+        match failed.next() {
             None => Ok(()),
             Some((zone, error)) => Err(ec2.change("EnableFastSnapshotRestores", format!("{doing} in {zone}")).refused(
                 error.code().unwrap_or_default(),
