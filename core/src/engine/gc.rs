@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::id::{BackupId, Token};
 use crate::model::BackupInfo;
 use crate::provider::{SnapshotProvider, Volume};
-use crate::session::SessionState;
 use crate::session::gc::{self, GcFacts, GcLimits, GcPlan, Orphan, OrphanVolume};
+use crate::session::{SessionPlan, SessionState};
 use crate::session::{rescue, sight};
 
 impl Engine {
@@ -136,13 +136,33 @@ struct Marked {
     unreachable: BTreeMap<String, String>,
 }
 
+/// Where the snapshots of a session are looked for.
+struct SessionPlace<'a>(&'a SessionPlan);
+
+impl PartialEq for SessionPlace<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let volumes = |plan: &'_ SessionPlan| plan.plain_volumes();
+        self.0.instance == other.0.instance && volumes(self.0) == volumes(other.0)
+    }
+}
+
 impl Marked {
     /// Looks for what a provider has, in all places that these sessions of it have used.
     async fn look(&mut self, provider: &Arc<dyn SnapshotProvider>, mark: &str, sessions: &[&SessionState]) {
         let mut volumes: Vec<Volume> = Vec::new();
+        let mut seen: Vec<SessionPlace<'_>> = Vec::new();
         for state in sessions {
+            // In a cloud the sessions of years lie in the same few places, and each question costs a call.
+            let place = SessionPlace(&state.plan);
+            if !provider.capabilities().host_bound && seen.contains(&place) {
+                volumes.extend(state.plan.plain_volumes());
+                continue;
+            }
             match sight::why_out_of_sight(provider.as_ref(), state).await {
-                Ok(None) => volumes.extend(state.plan.plain_volumes()),
+                Ok(None) => {
+                    volumes.extend(state.plan.plain_volumes());
+                    seen.push(place);
+                }
                 Ok(Some(why)) => drop(self.unseen_snapshots.insert(state.plan.backup_id.clone(), why)),
                 Err(error) => drop(self.unseen_snapshots.insert(state.plan.backup_id.clone(), error.chain())),
             }
