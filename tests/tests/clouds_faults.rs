@@ -36,7 +36,7 @@ const WAYS: [Break; 7] = [
     ("hung", |action| Fault::hang(action, HANG)),
     ("reply lost", Fault::lost_reply),
     ("late", |action| Fault::late(action, LATE)),
-    ("limited", |action| Fault::throttle(action).times(6)),
+    ("limited", |action| Fault::throttle(action).seconds(1.0).times(6)),
     ("denied", |action| Fault::denied(action).always()),
 ];
 
