@@ -144,7 +144,7 @@ bs_status bs_keep(const bs_engine *engine,
 // was deleted, or with dry_run would be: backups, wal_keys, wal_reason.
 //
 // `options` is a JSON object with one of backup and retention_policy ("REDUNDANCY 3", "RECOVERY WINDOW OF 4 WEEKS"), and
-// any of: minimum_redundancy, dry_run.
+// any of: minimum_redundancy, snapshots_gone, dry_run.
 bs_status bs_delete(const bs_engine *engine,
                     const char *options,
                     bs_string **plan,
@@ -201,7 +201,7 @@ void bs_error_free(bs_error *error);
 // Brings sessions that were left by their process to their end. `*rescues` becomes a JSON array with an object per
 // session: backup_id, phase (before), action, ended (the phase now), error.
 //
-// `options` is NULL or a JSON object with any of: backup_id, force, discard, dry_run. `cancel` may be NULL.
+// `options` is NULL or a JSON object with any of: backup_id, force, discard, snapshots_gone, dry_run. `cancel` may be NULL.
 bs_status bs_recover(const bs_engine *engine,
                      const char *options,
                      const bs_cancel *cancel,
@@ -209,8 +209,8 @@ bs_status bs_recover(const bs_engine *engine,
                      bs_error **error);
 
 // Finds snapshots that bear our mark and belong to nobody, volumes that a restore has made and never attached, and journals of
-// what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, journals, kept_journals,
-// saved_configs, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
+// what is gone. `*plan` becomes a JSON object: orphans, volumes, kept_volumes, unseen_volumes, unseen_snapshots, unreachable,
+// journals, kept_journals, saved_configs, open_sessions, refusal. Nothing is removed unless `options` says {"apply": true}.
 //
 // `options` is NULL or a JSON object with any of: apply, keep_undone_days, volumes_older_than_days.
 bs_status bs_gc(const bs_engine *engine,
@@ -272,7 +272,8 @@ bs_status bs_session_next_step(const bs_session *session,
                                bs_error **error);
 
 // Runs the session to its end. On success `*summary` becomes a JSON object: backup_id, begin_lsn, end_lsn, snapshots,
-// backup_mode_ms, cut_ms, bytes_copied, wal_supplied. On failure the context "ended" of the error says what is left:
+// backup_mode_ms, cut_ms, bytes_copied, wal_supplied,
+// archived_elsewhere. On failure the context "ended" of the error says what is left:
 // "undone" is nothing, "finishing" is for bs_recover to complete, "stuck" is for somebody to look at.
 bs_status bs_session_run(const bs_session *session,
                          bs_string **summary,

@@ -96,7 +96,7 @@ fn a_snapshot_of_a_running_server_becomes_a_data_directory_and_no_link_is_follow
     lay_out(&target, &tablespace, &original);
     let plan = plan_for(&target, &tablespace);
     let done = prepare(&plan).unwrap();
-    assert_eq!(done.written, 2);
+    assert_eq!(done.written, 3, "the configuration in use is written over one that was not");
 
     assert_eq!(fs::read_to_string(original.join("precious")).unwrap(), "x");
     assert_eq!(fs::read_dir(&original).unwrap().count(), 1);
@@ -111,7 +111,7 @@ fn a_snapshot_of_a_running_server_becomes_a_data_directory_and_no_link_is_follow
     assert!(fs::symlink_metadata(target.join("pg_tblspc/16999")).is_err());
 
     assert_eq!(fs::read_to_string(target.join("backup_label")).unwrap(), "LABEL: x\n");
-    assert_eq!(fs::read_to_string(target.join("pg_hba.conf")).unwrap(), "old");
+    assert_eq!(fs::read_to_string(target.join("pg_hba.conf")).unwrap(), "new");
     assert_eq!(fs::read_to_string(target.join("base/5/16400")).unwrap(), "table");
     let auto = fs::read_to_string(target.join("postgresql.auto.conf")).unwrap();
     assert_eq!(auto, "work_mem = '8MB'\n# written by barman-snap restore\nrestore_command = 'cp /wal/%f %p'\n");

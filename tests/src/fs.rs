@@ -119,7 +119,7 @@ impl LoopFs {
     #[track_caller]
     pub fn unmount(&self) {
         crate::wait::wait_for("the file system to be left alone", std::time::Duration::from_secs(20), || {
-            crate::command::attempt(Command::new("umount").arg(&self.mount)).success().then_some(())
+            attempt(Command::new("umount").arg(&self.mount)).success().then_some(())
         });
     }
 
