@@ -197,9 +197,9 @@ async fn what_a_backup_would_refuse_is_never_green() {
     assert!(!finding.ok && finding.detail.contains("7000000000000000001"), "{finding:?}");
     // A backup in the future stops the next one: the clock of some host is wrong.
     let case = Case::new();
-    let id = barman_snap::id::BackupId::at((chrono::Utc::now() + chrono::Duration::days(2)).naive_utc());
+    let id = barman_snap::id::BackupId::at((SystemClock::new().now() + chrono::Duration::days(2)).naive_utc());
     let info = barman_snap::model::BackupInfo {
-        begin_time: Some((chrono::Utc::now() + chrono::Duration::days(2)).fixed_offset()),
+        begin_time: Some((SystemClock::new().now() + chrono::Duration::days(2)).fixed_offset()),
         ..Default::default()
     };
     case.catalog.create(&id, &info).await.unwrap();

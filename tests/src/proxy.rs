@@ -23,7 +23,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (hosts, told) = (hosts.clone(), Arc::clone(&told));
-                thread::spawn(move || serve(client, &hosts, &told));
+                thread::spawn(move || serve(&client, &hosts, &told));
             }
         });
         Self { address, asked }
@@ -40,7 +40,7 @@ impl Proxy {
     }
 }
 
-fn serve(client: TcpStream, hosts: &BTreeMap<String, String>, told: &Mutex<Vec<String>>) -> Option<()> {
+fn serve(client: &TcpStream, hosts: &BTreeMap<String, String>, told: &Mutex<Vec<String>>) -> Option<()> {
     let mut lines = BufReader::new(client.try_clone().ok()?);
     let mut first = String::new();
     lines.read_line(&mut first).ok()?;
@@ -52,10 +52,10 @@ fn serve(client: TcpStream, hosts: &BTreeMap<String, String>, told: &Mutex<Vec<S
     let wanted = first.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
     let Some(server) = wanted.and_then(|name| hosts.get(name)).and_then(|address| TcpStream::connect(address).ok())
     else {
-        (&client).write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n").ok()?;
+        { client }.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n").ok()?;
         return None;
     };
-    (&client).write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
+    { client }.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
     let (mut from_server, mut to_client) = (server.try_clone().ok()?, client.try_clone().ok()?);
     thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
     // What was read beyond the head is in the buffer.

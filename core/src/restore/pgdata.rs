@@ -4,7 +4,7 @@
 //! * **No link is followed.** A data directory may have links to other volumes (`pg_wal`, `log`); in a snapshot they lead
 //!   to the *original*. Such a link is removed, never what it leads to. And the directory belongs to the user of the server, who
 //!   may put a link anywhere while root works in it: everything is reached from the open directory ([`Beneath`]).
-//! * **Durable.** What was written survives a power failure once [`sync`] has returned.
+//! * **Durable.** What was written survives a power failure once [`prepare`] has returned.
 //! * **Bytes.** Configuration files and labels are in whatever encoding the cluster has.
 //! * **Private.** Directories 0700 and files 0600; with 0750 and 0640 when the original allows its group to read
 //!   (`initdb --allow-group-access`), because PostgreSQL derives the modes from those of the data directory.

@@ -64,7 +64,7 @@ pub enum Moment {
     /// Before anything has happened: an error here means that nothing will.
     Before,
     /// After the effect, before the reply: an error here is a lost reply, and should be
-    /// [`Retry::Unknown`](crate::error::Retry::Unknown).
+    /// [`Retry::Unknown`].
     After,
 }
 

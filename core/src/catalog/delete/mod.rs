@@ -5,7 +5,7 @@
 //! snapshots from its journal.
 //!
 //! The invariants:
-//! * Order: that it begins is [recorded](begun), then snapshots, label, tars, proofs and journal, WAL, `backup.info`. Whatever
+//! * Order: that it begins is recorded, then snapshots, label, tars, proofs and journal, WAL, `backup.info`. Whatever
 //!   stops it, `backup.info` still names all that is left, says that it is not a backup any more, and the same command again
 //!   finishes the work, the WAL included.
 //! * What cannot be seen from here is not gone: a backup with such a snapshot is refused, or left out, like one that is locked,

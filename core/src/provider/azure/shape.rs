@@ -180,7 +180,7 @@ mod tests {
         attributes
     }
 
-    fn ticket(attributes: BTreeMap<String, String>) -> Ticket {
+    fn ticket(attributes: &BTreeMap<String, String>) -> Ticket {
         let json = serde_json::json!({
             "snapshot": "/s", "name": "s", "volume": "v", "root": "/", "method": "managed-disk",
             "token": "0".repeat(32), "attributes": attributes,
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_as_the_original_unless_asked_otherwise() {
-        let ultra = ticket(kept(serde_json::json!({
+        let ultra = ticket(&kept(serde_json::json!({
             "location": "westeurope", "sku": {"name": "UltraSSD_LRS"}, "zones": ["1"],
             "properties": {
                 "creationData": {"createOption": "Empty"}, "diskIOPSReadWrite": 9000, "diskMBpsReadWrite": 300,
@@ -242,9 +242,9 @@ mod tests {
         }));
         assert_eq!(attributes[key::LIKE], r#"{"tier":"P4","zone":"1"}"#);
         let outlook =
-            Shape::of(&ticket(attributes), &AzureOptions::default(), &machine("westeurope", "1"), None).outlook();
+            Shape::of(&ticket(&attributes), &AzureOptions::default(), &machine("westeurope", "1"), None).outlook();
         assert_eq!((outlook.like.as_str(), outlook.lost.len()), ("Premium_LRS, tier P4", 0));
-        let stock = Shape::of(&ticket(BTreeMap::new()), &AzureOptions::default(), &machine("westeurope", "1"), None);
+        let stock = Shape::of(&ticket(&BTreeMap::new()), &AzureOptions::default(), &machine("westeurope", "1"), None);
         assert_eq!(stock.outlook().like, ANY_SKU);
     }
 }
