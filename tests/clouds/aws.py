@@ -72,7 +72,7 @@ class AwsCloud(Cloud):
         self._server = make_server("127.0.0.1", 0, self._guarded, threaded=True, request_handler=_QuietHandler)
         self._secure = self._over_tls(place) if place.tls else None
         for server in filter(None, (self._server, self._secure)):
-            server.daemon_threads = True  # type: ignore[attr-defined]
+            server.daemon_threads = True
             threading.Thread(target=server.serve_forever, daemon=True).start()
         self._inside("s3", "PUT", f"/{BUCKET}")
         self._metadata = Server(Metadata(self))

@@ -330,8 +330,8 @@ fn not_used_here(cloud: Cloud) -> Vec<&'static str> {
         Cloud::Aws => &[
             // The disks are cut by one call; see `conformance_aws` for the other.
             &["CreateSnapshot"],
-            // --aws-copy-to, --aws-snapshot-lock-mode.
-            &["CopySnapshot", "LockSnapshot"],
+            // --aws-copy-to, --aws-snapshot-lock-mode, --aws-fast-restore-zone.
+            &["CopySnapshot", "LockSnapshot", "EnableFastSnapshotRestores"],
         ],
         Cloud::Gcp => &[
             // Asked for within the calls that make, label, and attach: these name a permission of their own.

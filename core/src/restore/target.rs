@@ -270,7 +270,7 @@ pub fn choose_backup<'a>(
 ) -> Result<Chosen> {
     if let TargetPoint::Name(_) | TargetPoint::Xid(_) = target.point {
         return Err(Error::invalid("a backup cannot be chosen for a target by name or transaction").with_hint(
-            "nobody knows when that was before the WAL is read: give the id of a backup that ended before it",
+            "when that was is known only after the WAL is read: give the id of a backup that ended before it",
         ));
     }
     let (mut suitable, mut other) = (Vec::new(), Vec::new());

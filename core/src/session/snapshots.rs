@@ -95,7 +95,9 @@ async fn create(tools: &Tools, state: &SessionState, request: &CreateRequest) ->
             Retry::After(asked) => (asked, RATE_PATIENCE),
             Retry::Safe => (Duration::ZERO, CREATE_PATIENCE),
         };
-        tracing::warn!(error = error.chain(), "the snapshot cannot be started yet");
+        if wait.has_time(asked, limit) {
+            tracing::warn!(error = error.chain(), "the snapshot cannot be started yet");
+        }
         if wait.pause_within(state, asked, limit).await.is_err() {
             return Err(error);
         }

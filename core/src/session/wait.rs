@@ -51,11 +51,16 @@ impl<'a> Wait<'a> {
     /// Pauses for at least `asked`; or says at once that this would end after `limit`. For whoever was told when to come again:
     /// to wait for what cannot succeed in time helps nobody.
     pub(super) async fn pause_within(&mut self, state: &SessionState, asked: Duration, limit: Duration) -> Result<()> {
-        if self.elapsed() + self.pause.max(asked) > limit {
+        if !self.has_time(asked, limit) {
             return Err(gave_up(self.elapsed()));
         }
         self.sleep(state, asked).await;
         Ok(())
+    }
+
+    /// Whether [`pause_within`](Self::pause_within) would pause, rather than say at once that there is no time.
+    pub(super) fn has_time(&self, asked: Duration, limit: Duration) -> bool {
+        self.elapsed() + self.pause.max(asked) <= limit
     }
 
     async fn sleep(&mut self, state: &SessionState, at_least: Duration) {

@@ -7,6 +7,7 @@
 //! names, as all of a call have the same tags.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aws_sdk_ec2::types::{Filter, InstanceSpecification, Snapshot};
 use futures::future::join_all;
@@ -121,13 +122,55 @@ impl AwsProvider {
     }
 
     /// What is left of a group call, done after backup mode: every snapshot gets its name, and those of volumes that nobody
-    /// wanted are deleted. `requests` are all of the session. Does the same when repeated.
-    pub(super) async fn name_group(&self, requests: &[CreateRequest]) -> Result<()> {
+    /// wanted are deleted. `requests` are all of the session, `tickets` what is known to have been made. Does the same when
+    /// repeated.
+    ///
+    /// Those that are known are named by their ids: a list lags behind what was made. What else there is only a list can tell, and
+    /// one that shows all that is known is taken for complete.
+    pub(super) async fn name_group(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<()> {
         let Some(request) = requests.first() else { return Ok(()) };
         let ec2 = self.clients.of(&request.instance.attributes)?;
-        let made = snapshots::search(&ec2, [names::filter(&token_filter(), request.token.as_str())]).await?;
-        after::all(join_all(made.iter().map(|snapshot| name_one(&ec2, requests, snapshot))).await).map(drop)
+        let name_of = |ticket: &Ticket| {
+            let volumes = requests.iter().flat_map(|request| &request.volumes);
+            volumes.into_iter().find(|wanted| wanted.volume.id == ticket.volume).map(|wanted| wanted.name.clone())
+        };
+        let known = tickets.iter().filter_map(|ticket| Some((ticket.snapshot.as_str(), name_of(ticket)?)));
+        let named = known.map(|(id, wanted)| {
+            let (ec2, what) = (&ec2, format!("name snapshot {id}"));
+            async move {
+                self.until(&what, LIST_PATIENCE, LIST_PAUSE, || async {
+                    // That one which was just made is not found yet says nothing.
+                    match name_it(ec2, id, &wanted).await {
+                        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                        result => result.map(Some),
+                    }
+                })
+                .await
+            }
+        });
+        after::all(join_all(named).await)?;
+        let made = self
+            .until("see all snapshots of one call", LIST_PATIENCE, LIST_PAUSE, || async {
+                let token = names::filter(&token_filter(), request.token.as_str());
+                let made = snapshots::search(&ec2, [token]).await?;
+                let shows = |ticket: &Ticket| made.iter().any(|one| one.snapshot_id() == Some(&ticket.snapshot));
+                let all = tickets.iter().all(shows);
+                Ok(all.then_some(made))
+            })
+            .await?;
+        let is_known = |id: Option<&str>| tickets.iter().any(|ticket| Some(ticket.snapshot.as_str()) == id);
+        let others = made.iter().filter(|one| !is_known(one.snapshot_id()));
+        after::all(join_all(others.map(|snapshot| name_one(&ec2, requests, snapshot))).await).map(drop)
     }
+}
+
+/// How long EC2 may go on not to show what was made, and the longest pause between two looks.
+const LIST_PATIENCE: Duration = Duration::from_secs(60);
+const LIST_PAUSE: Duration = Duration::from_secs(2);
+
+async fn name_it(ec2: &Ec2, id: &str, name: &str) -> Result<()> {
+    let named = ec2.api.create_tags().resources(id).tags(names::new_tag(names::NAME, name)).send().await;
+    named.map(drop).map_err(|error| ec2.change("CreateTags", format!("name snapshot {id}")).failed(error))
 }
 
 /// Names a snapshot, or deletes it if it is of none of the volumes.
@@ -139,11 +182,7 @@ async fn name_one(ec2: &Ec2, requests: &[CreateRequest], made: &Snapshot) -> Res
         .find(|wanted| volume_id(&wanted.volume).is_ok_and(|volume| Some(volume) == made.volume_id()));
     match wanted {
         Some(wanted) if names::tag(made.tags(), names::NAME) == Some(&wanted.name) => Ok(()),
-        Some(wanted) => {
-            let tag = names::new_tag(names::NAME, &wanted.name);
-            let named = ec2.api.create_tags().resources(id).tags(tag).send().await;
-            named.map(drop).map_err(|error| ec2.change("CreateTags", format!("name snapshot {id}")).failed(error))
-        }
+        Some(wanted) => name_it(ec2, id, &wanted.name).await,
         None => {
             tracing::info!(snapshot = id, volume = made.volume_id(), "deleted, its volume was attached too late");
             match ec2.api.delete_snapshot().snapshot_id(id).send().await {

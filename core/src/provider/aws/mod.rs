@@ -252,7 +252,7 @@ impl SnapshotProvider for AwsProvider {
     }
 
     async fn promote(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {
-        self.name_group(requests).await.map(|()| tickets.to_vec())
+        self.name_group(requests, tickets).await.map(|()| tickets.to_vec())
     }
 
     async fn secure(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<Vec<Ticket>> {

@@ -196,8 +196,9 @@ fn judge(what: &str, call: Call, facts: &Facts) -> Error {
             say(ErrorKind::PermissionDenied).with_hint(hint)
         }
         // Nothing is known of what is in it.
-        404 if quoted(&facts.message).is_some_and(is_project) => say(ErrorKind::Precondition)
-            .with_hint("is the name of the project right, and may these credentials see it?"),
+        404 if quoted(&facts.message).is_some_and(is_project) => {
+            say(ErrorKind::Precondition).with_hint("is --gcp-project right, and may these credentials see it?")
+        }
         404 => say(ErrorKind::NotFound).with_hint("are --gcp-project and --gcp-zone right?"),
         409 => say(ErrorKind::Conflict),
         412 => say(ErrorKind::Conflict),
