@@ -28,7 +28,7 @@ fn bin(site: &Site) -> String {
 }
 
 /// The commands that look at snapshots or at what names them, and the exit code of each while those cannot be seen.
-fn commands<'a>(id: &'a str, target: &'a str) -> Vec<(&'static str, Vec<&'a str>, i32)> {
+fn commands<'a>(id: &'a str, target: &'a str, bin: &'a str) -> Vec<(&'static str, Vec<&'a str>, i32)> {
     vec![
         ("list", vec![], 0),
         ("show", vec![id], 0),
@@ -44,7 +44,7 @@ fn commands<'a>(id: &'a str, target: &'a str) -> Vec<(&'static str, Vec<&'a str>
         ("delete", vec!["-r", "REDUNDANCY 1"], 5),
         ("restore", vec![id, target, "--dry-run"], 1),
         ("restore", vec![id, target], 1),
-        ("verify", vec![id], 1),
+        ("verify", vec![id, "--pg-bin-dir", bin], 1),
     ]
 }
 
@@ -58,7 +58,7 @@ fn no_command_takes_snapshots_for_gone_whose_file_system_is_not_mounted() {
         let before = catalog(&site);
         site.fs().unmount();
         let target = site.place().join("target").display().to_string();
-        for (command, rest, code) in commands(&older, &target) {
+        for (command, rest, code) in commands(&older, &target, &bin(&site)) {
             let ran = site.run(command, &rest);
             assert_eq!(ran.code(), code, "{command} {rest:?}: {}{}", ran.stdout, ran.stderr);
             let why = format!("{}{}", ran.stdout, ran.stderr);

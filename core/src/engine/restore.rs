@@ -171,6 +171,14 @@ impl Engine {
             tracing::warn!(error = error.chain(), "verifying without the saved configuration");
         }
         let provider = self.provider_named(&backup.record.provider).await?;
+        // One that is gone is for the proof to say; one that cannot be seen from here says nothing of the backup.
+        let tickets = backup.record.snapshots.iter().map(|one| provider.status(&one.ticket));
+        for status in join_all(tickets).await {
+            match status {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.with_operation("verify")),
+                _ => {}
+            }
+        }
         let archive = self.archive_facts(&backup.info, !backup.record.wal_external).await?;
         let reader = WalArchive::new(self.catalog()).with_new_tablespaces(NewTablespaces::Inside);
         let devices = self.device_facts(&backup.record, options.devices.as_ref()).await?;

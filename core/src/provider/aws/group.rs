@@ -130,11 +130,21 @@ impl AwsProvider {
     pub(super) async fn name_group(&self, requests: &[CreateRequest], tickets: &[Ticket]) -> Result<()> {
         let Some(request) = requests.first() else { return Ok(()) };
         let ec2 = self.clients.of(&request.instance.attributes)?;
+        let look = || snapshots::search(&ec2, [names::filter(&token_filter(), request.token.as_str())]);
+        let first = look().await?;
+        let shown = |made: &[Snapshot], ticket: &Ticket| {
+            made.iter().find(|one| one.snapshot_id() == Some(&ticket.snapshot)).map(|one| one.tags().to_vec())
+        };
         let name_of = |ticket: &Ticket| {
             let volumes = requests.iter().flat_map(|request| &request.volumes);
             volumes.into_iter().find(|wanted| wanted.volume.id == ticket.volume).map(|wanted| wanted.name.clone())
         };
-        let known = tickets.iter().filter_map(|ticket| Some((ticket.snapshot.as_str(), name_of(ticket)?)));
+        let has = |ticket: &Ticket, wanted: &String| {
+            shown(&first, ticket).is_some_and(|tags| names::tag(&tags, names::NAME) == Some(wanted))
+        };
+        let known = tickets.iter().filter_map(|ticket| Some((ticket, name_of(ticket)?)));
+        let known = known.filter(|(ticket, wanted)| !has(ticket, wanted));
+        let known = known.map(|(ticket, wanted)| (ticket.snapshot.as_str(), wanted));
         let named = known.map(|(id, wanted)| {
             let (ec2, what) = (&ec2, format!("name snapshot {id}"));
             async move {
@@ -149,15 +159,17 @@ impl AwsProvider {
             }
         });
         after::all(join_all(named).await)?;
-        let made = self
-            .until("see all snapshots of one call", LIST_PATIENCE, LIST_PAUSE, || async {
-                let token = names::filter(&token_filter(), request.token.as_str());
-                let made = snapshots::search(&ec2, [token]).await?;
-                let shows = |ticket: &Ticket| made.iter().any(|one| one.snapshot_id() == Some(&ticket.snapshot));
-                let all = tickets.iter().all(shows);
-                Ok(all.then_some(made))
-            })
-            .await?;
+        let made = match tickets.iter().all(|ticket| shown(&first, ticket).is_some()) {
+            true => first,
+            false => {
+                let ask = || async {
+                    let made = look().await?;
+                    let all = tickets.iter().all(|ticket| shown(&made, ticket).is_some());
+                    Ok(all.then_some(made))
+                };
+                self.until("see all snapshots of one call", LIST_PATIENCE, LIST_PAUSE, ask).await?
+            }
+        };
         let is_known = |id: Option<&str>| tickets.iter().any(|ticket| Some(ticket.snapshot.as_str()) == id);
         let others = made.iter().filter(|one| !is_known(one.snapshot_id()));
         after::all(join_all(others.map(|snapshot| name_one(&ec2, requests, snapshot))).await).map(drop)
