@@ -26,6 +26,7 @@ BACKUP = {
     "cut_ms": 20,
     "bytes_copied": None,
     "wal_supplied": [],
+    "archived_elsewhere": None,
     "of_a_later_version": {"a": [1]},
 }
 

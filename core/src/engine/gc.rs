@@ -22,7 +22,6 @@ impl Engine {
     /// # Errors
     /// If the catalog cannot be listed.
     pub async fn plan_gc(&self, limits: &GcLimits) -> Result<GcPlan> {
-        self.catalog().check_there()?;
         // The order matters. A session stores its plan before it creates anything, and keeps it until its backup.info names
         // its snapshots: whatever is listed first has its owner among what is read afterwards.
         let (before, _) = self.sessions().await?;
