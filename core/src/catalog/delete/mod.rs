@@ -265,7 +265,11 @@ impl Catalog {
         if let Some(provider) = &provider {
             snapshots::delete(provider.as_ref(), &backup.snapshots, backup.search.as_ref()).await?;
         }
-        self.space().delete_many(&backup.keys).await
+        // In their order: the journal, which names the snapshots of a backup that cannot be read, goes last.
+        for key in &backup.keys {
+            self.space().delete(key).await?;
+        }
+        Ok(())
     }
 
     /// Label, tars, proofs and journal of a backup, in this order.
